@@ -1,1 +1,1 @@
-"""The engine that moves events to sinks: claim, read, group, send, record."""
+"""The engine that delivers events to sinks: acquire the lease, read, group, send, record."""

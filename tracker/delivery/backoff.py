@@ -5,7 +5,7 @@ from typing import Final
 
 LEAST: Final = timedelta(seconds=1)
 MOST: Final = timedelta(hours=1)
-# The longest time between two probes of an endpoint that is down. One small request is enough, so it is short.
+# The longest time between two probes of an endpoint that is down. It is short, because a probe is one small request.
 PROBE_MOST: Final = timedelta(seconds=60)
 # The longest postponement of deliveries to an endpoint that is down. They become due at once when it works again.
 ASIDE_MOST: Final = timedelta(minutes=10)

@@ -1,8 +1,8 @@
-"""A circuit breaker for each endpoint of a sink: it decides how many events may be sent there now. Pure.
+"""A circuit breaker for each endpoint of a sink. It decides how many events may be sent there now. Pure.
 
-If several different events fail in a row, the circuit opens and blocks the endpoint. It is then probed with one event
-at a time, and the first success closes it. One event that fails again and again opens no circuit: it may be its own
-fault.
+If several different events fail in a row, the circuit opens and blocks the endpoint. It then probes the endpoint with
+one event at a time, and the first success closes it. A single event that fails repeatedly opens no circuit, because the
+event itself may be the cause.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +14,16 @@ from typing import Final
 from tracker.delivery import backoff
 from tracker.delivery.sinks.base import Outcome
 
-# So many different events in a row.
+# The number of different events that must fail in a row.
 FAILURES_TO_OPEN: Final = 3
-# Beyond so many circuits the healthy ones are forgotten, and if that is not enough, the others too.
+# Above this number of circuits, the healthy ones are dropped. If that is not enough, all without events in flight are
+# dropped.
 MOST_CIRCUITS: Final = 10_000
 UNLIMITED: Final = 1 << 30
 
 
 class Turn(StrEnum):
-    """Which queue sends: new events or pending deliveries. They take turns at probing."""
+    """The queue that sends: new events or pending deliveries. The two queues take turns at probing."""
 
     NEW = "new"
     PENDING = "pending"
@@ -32,8 +33,9 @@ class Turn(StrEnum):
 class Circuit:
     """The state of one endpoint.
 
-    ``proven`` once it accepted an event; ``slow_at`` since when it makes others wait; ``retry_at`` while it is open.
-    ``failures`` counts the failed attempts since the last success, which may all be of one event.
+    ``proven`` is set once the endpoint accepted an event. ``slow_at`` is the time since which it makes other endpoints
+    wait. ``retry_at`` is set while the circuit is open. ``failures`` counts the failed attempts since the last success.
+    They may all be of one event.
     """
 
     proven: bool = False
@@ -53,24 +55,24 @@ class Circuit:
 
     @property
     def failing(self) -> bool:
-        """Return whether several attempts in a row failed, of whatever events."""
+        """Return whether several attempts in a row failed, of the same event or of different ones."""
         return self.failures >= FAILURES_TO_OPEN
 
     @property
     def prompt(self) -> bool:
-        """Return whether the endpoint accepted an event before and makes no other wait now."""
+        """Return whether the endpoint accepted an event before and makes no other endpoint wait now."""
         return self.proven and self.slow_at is None
 
     def ready_at(self, turn: Turn) -> datetime | None:
-        """Return from when on an open circuit may be probed. The queue that probed last lets the other go first."""
+        """Return when an open circuit may be probed. After a probe, the other queue may go first."""
         if self.retry_at is None or turn is not self.probed_by:
             return self.retry_at
         return self.retry_at + min(self.wait, backoff.PROBE_MOST) / 4
 
     def room(self, turn: Turn, now: datetime) -> int:
-        """Return how many events may be sent now: one at a time while the endpoint is not known to work."""
+        """Return how many events may be sent now. It is one at a time while the endpoint is not known to work."""
         ready_at = self.ready_at(turn)
-        # If the clock was set back since, do not wait for it.
+        # If the clock was set back, do not wait until it reaches the old time again.
         if self.retry_at is not None and ready_at is not None and self.retry_at - self.wait <= now < ready_at:
             return 0
         if self.sending and self.slow_at is not None:
@@ -81,7 +83,7 @@ class Circuit:
 
 
 class Circuits:
-    """The circuits of one sink. ``chance`` returns numbers in [0, 1); ``most`` is how many are remembered."""
+    """The circuits of one sink. ``chance`` returns numbers in [0, 1). ``most`` is the maximum number of circuits."""
 
     def __init__(self, chance: Callable[[], float], *, most: int = MOST_CIRCUITS) -> None:
         self._chance = chance
@@ -106,11 +108,11 @@ class Circuits:
         self._circuits = in_trouble
 
     def sending(self, name: str, count: int) -> None:
-        """Note that ``count`` more events are in flight; below 0: that their outcome is unknown."""
+        """Note that ``count`` more events are in flight. A negative count means that their outcome is unknown."""
         self.of(name).sending += count
 
     def note_speed(self, name: str, *, slow: bool, now: datetime) -> None:
-        """Note whether an endpoint made others wait. It still does while events are in flight there."""
+        """Note whether an endpoint made others wait. A slow endpoint stays slow while it has events in flight."""
         circuit = self.of(name)
         if slow:
             circuit.slow_at = circuit.slow_at or now
@@ -120,7 +122,7 @@ class Circuits:
     def note(
         self, name: str, cursors: Sequence[int], outcomes: Sequence[Outcome], *, turn: Turn, now: datetime
     ) -> bool:
-        """Note the outcomes of events. Return True if that closes an open circuit."""
+        """Note the outcomes of events. Return True if this closes an open circuit."""
         circuit = self.of(name)
         circuit.sending -= len(cursors)
         if any(outcome.delivered for outcome in outcomes):
@@ -135,7 +137,7 @@ class Circuits:
             circuit.refused.clear()
             circuit.failures = 0
             return recovered
-        # A hopeless event is its own fault.
+        # A hopeless event is itself the cause, so it does not count against the endpoint.
         refused = [(at, each) for at, each in zip(cursors, outcomes, strict=True) if not each.hopeless]
         circuit.failures += len(refused)
         circuit.refused.update(cursor for cursor, _ in refused[: FAILURES_TO_OPEN - len(circuit.refused)])
@@ -148,16 +150,16 @@ class Circuits:
         return False
 
     def probe_by(self, name: str) -> datetime | None:
-        """Return when to retry an event that failed while its circuit is open, so that there is one to probe with.
+        """Return when to retry an event that failed while its circuit is open, so that a probe has an event.
 
-        Another event goes first if one is due. None if the circuit is closed: then the event has to wait by itself.
+        Another event goes first if one is due. Return None if the circuit is closed. Then the event has its own delay.
         """
         circuit = self.of(name)
         ready_at = circuit.ready_at(Turn.PENDING)
         return None if ready_at is None else ready_at + circuit.wait
 
     def aside_until(self, name: str, now: datetime) -> datetime:
-        """Return until when to put aside events that an endpoint has no room for."""
+        """Return until which time to put aside events for which an endpoint has no free slot."""
         circuit = self.of(name)
         wait = backoff.aside_in(
             open_for=now - (circuit.open_since or now), slow_for=now - (circuit.slow_at or now), chance=self._chance()

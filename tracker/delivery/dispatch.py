@@ -1,4 +1,4 @@
-"""Sends the events of one round: each endpoint by itself, in waves that hold each task at most once."""
+"""Sends the events of one round. Endpoints are independent. A wave holds each task at most once."""
 
 import asyncio
 import logging
@@ -25,8 +25,9 @@ log: Final = logging.getLogger("homing.relay")
 class Round:
     """The events that one queue sends now.
 
-    ``behind`` maps tasks with a pending delivery to when that is due. ``sending`` holds the events in flight at
-    endpoints that the round need not wait for; once the round is ``over``, their outcomes are recorded separately.
+    ``behind`` maps each task with a pending delivery to the time when the delivery is due. ``sending`` holds the events
+    in flight at endpoints that the round need not wait for. Once the round is ``over``, their outcomes are recorded
+    separately.
     """
 
     turn: Turn
@@ -48,10 +49,10 @@ class Round:
 
 
 class Dispatcher:
-    """Sends to one sink, and knows the state of its endpoints.
+    """Sends to one sink, and keeps the state of its endpoints.
 
-    ``may`` returns whether this process may still send, ``write`` records progress, ``chance`` returns numbers in
-    [0, 1). ``failures`` counts the failures since the last success.
+    ``may`` returns whether this process may still send. ``write`` records progress. ``failures`` counts the failures
+    since the last success. ``chance`` returns numbers in [0, 1).
     """
 
     def __init__(
@@ -73,20 +74,21 @@ class Dispatcher:
         self._chance = chance
         self._timing = timing
         self.circuits = Circuits(chance)
-        # Calls that outlived their round, and the events in them until their outcome is recorded.
+        # The calls that continue after their round, and their events until the outcomes are recorded.
         self.late: set[asyncio.Task[None]] = set()
         self.in_flight: set[int] = set()
         self.failures = 0
         self.delivered_at: datetime | None = None
         # Endpoints that work again, until their pending deliveries are made due.
         self.recovered: set[str] = set()
-        # Why the receiver wants no more events, once that is known.
+        # The reason why the endpoint accepts no more events, once it is known.
         self.gone = ""
 
     async def send(self, now: Round, groups: Mapping[str, Sequence[PublishedEvent]]) -> None:
-        """Send events in order to the endpoints that they are grouped by.
+        """Send events in order. The keys of ``groups`` are the endpoints.
 
-        What cannot be sent becomes a pending delivery. If the endpoint is the whole sink, it stays behind the cursor.
+        An event that cannot be sent becomes a pending delivery. If the endpoint is the whole sink, the event stays
+        after the cursor.
         """
         if not groups:
             return
@@ -96,14 +98,14 @@ class Dispatcher:
             await self._side_by_side(now, groups)
 
     async def _side_by_side(self, now: Round, groups: Mapping[str, Sequence[PublishedEvent]]) -> None:
-        """Share the width among the endpoints, and do not wait for those that take too long."""
+        """Share the width among the endpoints, and do not wait for slow ones."""
         width = self._sink.width
         while len(self.late) >= width:
             await asyncio.wait(self.late, return_when=asyncio.FIRST_COMPLETED)
         share = max(width // len(groups), 1)
         room = width // share
-        # If there are more, endpoints that have not answered yet share half of it, so that many silent ones
-        # cannot keep the others out.
+        # If there are more, endpoints without an answer share half of the slots. So many silent endpoints cannot block
+        # the others.
         few = room if len(groups) + len(self.late) <= room else max(room // 2 - len(self.late), 1)
         turns = (asyncio.Semaphore(few), asyncio.Semaphore(room))
         running = {
@@ -130,7 +132,7 @@ class Dispatcher:
             self.late.add(task)
             task.add_done_callback(self._caught_up)
         else:
-            # It had no turn. Another round sends its events.
+            # This endpoint got no slot. Another round sends its events.
             task.cancel()
 
     def _caught_up(self, task: asyncio.Task[None]) -> None:
@@ -173,7 +175,10 @@ class Dispatcher:
             self._leave(now, endpoint, pending)
 
     def _leave(self, now: Round, endpoint: str, events: Sequence[PublishedEvent]) -> None:
-        """Make pending deliveries of what an endpoint has no room for. Dead-letter old ones if it is down for days."""
+        """Make pending deliveries of the events for which an endpoint has no free slot.
+
+        Dead-letter old events if the endpoint has been down for days.
+        """
         at = self._clock()
         until = self.circuits.aside_until(endpoint, at)
         open_since = self.circuits.of(endpoint).open_since
@@ -190,14 +195,14 @@ class Dispatcher:
         return self._may() and not (now.over or self.gone)
 
     async def _sent(self, endpoint: str, wave: Sequence[PublishedEvent]) -> Sequence[Outcome]:
-        """Send one wave. Whatever the sink does, each event has an outcome within a bounded time."""
+        """Send one wave. Each event gets an outcome within a bounded time, whatever the sink does."""
         self.circuits.sending(endpoint, len(wave))
         limit = asyncio.timeout(self._timing.send.total_seconds())
         try:
             async with limit:
                 outcomes = await self._sink.send(wave)
         except Exception as error:  # noqa: BLE001 - treat any error of a sink as a failed delivery
-            # By type only: the message of a foreign exception may quote anything.
+            # Show only the type, because the message of a foreign exception may contain a secret.
             said = "no answer in time" if limit.expired() else f"it broke with {type(error).__name__}"
         except BaseException:
             self.circuits.sending(endpoint, -len(wave))
@@ -211,13 +216,13 @@ class Dispatcher:
     async def _note_late(
         self, now: Round, endpoint: str, wave: Sequence[PublishedEvent], outcomes: Sequence[Outcome]
     ) -> None:
-        """Record outcomes that came after the round was over. Those events are pending deliveries by now."""
+        """Record outcomes that arrived after the end of the round. By then, those events are pending deliveries."""
         own = Round(turn=now.turn, progress=Progress(None, at=self._time()), pending=now.pending)
         self._note(own, endpoint, wave, outcomes, was_pending=True)
         try:
             await self._write(own.progress)
         finally:
-            # What could not be recorded is sent again.
+            # An outcome that could not be recorded is sent again.
             self.in_flight.difference_update(event.cursor for event in wave)
 
     def _note(
@@ -260,7 +265,7 @@ class Dispatcher:
         elif not outcome.gone:
             next_at = at + backoff.retry_in(attempts, chance=self._chance(), retry_after=outcome.retry_after)
             next_at = next_at if probe_by is None else min(next_at, probe_by)
-        error = outcome.error or "it was not taken"
+        error = outcome.error or "the sink did not accept it"
         if outcome.gone:
             self.gone = error
         now.progress.fail(
@@ -271,9 +276,9 @@ class Dispatcher:
 
 
 def by_endpoint(sink: Sink, events: Sequence[Found]) -> tuple[dict[str, list[PublishedEvent]], list[Failure]]:
-    """Group events by endpoint, without those that are not for the sink.
+    """Group events by endpoint, without events that are not for the sink.
 
-    An event that cannot be read, or whose endpoint the sink cannot name, is dead-lettered and holds up no other.
+    Dead-letter an event that cannot be read, or whose endpoint the sink cannot name. It blocks no other event.
     """
     groups: dict[str, list[PublishedEvent]] = defaultdict(list)
     broken: list[Failure] = []
@@ -298,7 +303,7 @@ def _unsendable(event: Found, error: str) -> Failure:
 def _wave(
     now: Round, pending: Sequence[PublishedEvent], room: int
 ) -> tuple[list[PublishedEvent], list[PublishedEvent]]:
-    """Return the next events, each of another task, and the rest. Events that wait for an earlier one are put aside."""
+    """Return the next events, each of another task, and the rest. Put aside events that wait for an earlier one."""
     wave: list[PublishedEvent] = []
     left: list[PublishedEvent] = []
     tasks: set[str] = set()
@@ -320,7 +325,7 @@ def _wave(
 
 
 def _dead_lettered(delivery: PendingDelivery) -> Failure:
-    event, error = delivery.event, "its receiver has taken nothing for days"
+    event, error = delivery.event, "its endpoint has accepted nothing for days"
     return Failure(cursor=event.cursor, task_id=event.task_id, attempts=delivery.attempts, error=error, next_at=None)
 
 

@@ -1,7 +1,7 @@
 """A sink while this process holds its lease: its dispatcher, and the record of its progress.
 
-Progress is recorded seldom while deliveries succeed, and at once when one fails. The next process to hold the sink
-sends again, with the same event IDs, whatever was sent and not yet recorded.
+Progress is recorded seldom while deliveries succeed, and at once after a failure. The next process that holds the sink
+sends unrecorded events again, with the same event IDs.
 """
 
 import asyncio
@@ -24,16 +24,16 @@ from tracker.storage.progress_store import ProgressStore
 
 log: Final = logging.getLogger("homing.relay")
 
-# Where nothing was delivered, only the cursor has to be recorded. That may be late.
+# If nothing was delivered, only the cursor changes. A late record of it does no harm.
 PASSED_OVER: Final = timedelta(seconds=2)
 
 
 class LeasedSink:
-    """One sink while no other process may deliver to it. ``state`` is what the lease was acquired with.
+    """One sink while no other process may deliver to it. ``state`` is its state when the lease was acquired.
 
-    ``has_pending``: whether there may be pending deliveries. ``pending_writes`` counts how often some were recorded, so
-    that a query that began before is not trusted. ``tasks_in_flight``: the tasks whose pending deliveries are being
-    sent. ``ended`` is set once nothing more may be sent.
+    ``has_pending`` means that there may be pending deliveries. ``pending_writes`` counts the records of pending
+    deliveries, so that the result of an earlier query is not trusted. ``tasks_in_flight`` holds the tasks whose pending
+    deliveries are being sent. ``ended`` is set once nothing more may be sent.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class LeasedSink:
         )
         self.dispatcher.failures = state.failures
         self.dispatcher.delivered_at = state.delivered_at
-        # When the next attempt to open the sink is, while it cannot be opened.
+        # The time of the next attempt to open the sink, if it cannot be opened now.
         self.opening_at: datetime | None = None
         self.has_pending = True
         self.pending_writes = 0
@@ -78,9 +78,9 @@ class LeasedSink:
     # ---- the lease
 
     def hold(self, until: float) -> None:
-        """Extend the lease to ``until``, by the event loop's clock. If it has expired before, it stays lost.
+        """Extend the lease to ``until``, by the event loop's clock. An expired lease stays lost.
 
-        Another process may have delivered meanwhile, so that what this one knows of the sink is out of date.
+        Another process may have delivered in the meantime. Then this process's state of the sink is out of date.
         """
         self.may()
         self._held_until = until
@@ -100,7 +100,7 @@ class LeasedSink:
     # ---- waiting
 
     def blocked_for(self, turn: Turn) -> timedelta | None:
-        """Return how long the circuit of the whole sink blocks it, None if it does not."""
+        """Return how long the circuit of the whole sink blocks it, or None if it does not."""
         circuit = self.dispatcher.circuits.of(self.name)
         now = self.clock()
         if circuit.room(turn, now):
@@ -109,7 +109,7 @@ class LeasedSink:
         return self.timing.idle if ready_at is None or ready_at <= now else ready_at - now
 
     async def pause(self, turn: Turn, most: timedelta) -> None:
-        """Wait for at most ``most`` or until woken. The wait is short, because clocks may be set."""
+        """Wait for at most ``most`` or until woken. The wait is short, because the clock may be set."""
         wake = self.wakes[turn]
         seconds = min(most, self.timing.idle).total_seconds()
         if seconds > 0:
@@ -139,7 +139,7 @@ class LeasedSink:
             await self.write(progress)
 
     async def write(self, progress: Progress) -> None:
-        """Record progress. Retry until the database takes it or the sink is lost."""
+        """Record progress. Retry until the database accepts it or the sink is lost."""
         async with self._writing:
             while not self._lost:
                 settled = self._settled(progress)
@@ -154,7 +154,7 @@ class LeasedSink:
                         return
                     await self.until_end(self.timing.idle)
                     continue
-                # Again, because a query in between may have run just before the commit.
+                # Set it again, because a query in between may have run just before the commit.
                 self.has_pending |= has_pending
                 self.pending_writes += has_pending
                 self.failures.note("")

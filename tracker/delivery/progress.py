@@ -1,4 +1,4 @@
-"""The outcomes since the last record, and how far they let a sink's cursor go. Pure."""
+"""The outcomes since the last record, and the new cursor of the sink that they allow. Pure."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -10,14 +10,15 @@ from tracker.model.sinks import Failure, ProgressUpdate
 class Progress:
     """The progress of one queue.
 
-    The cursor goes up to the first event without an outcome. Failures of later events are recorded with those.
+    The cursor advances to the first event without an outcome. Failures of later events are recorded only when the
+    cursor reaches them.
     """
 
     def __init__(self, cursor: int | None, *, at: float) -> None:
         self._upto = cursor
         self._written = cursor
         self._last = 0
-        # In the order of their cursors.
+        # Events without an outcome, in the order of their cursors.
         self.open: dict[int, PublishedEvent] = {}
         self.delivered_count = 0
         self.delivered: list[int] = []
@@ -26,14 +27,14 @@ class Progress:
         self.at = at
 
     def take(self, events: Iterable[PublishedEvent], *, upto: int) -> None:
-        """Begin with new events; ``upto`` is the last of their page."""
+        """Start a new page of events. ``upto`` is the last cursor of their page."""
         self.open = {event.cursor: event for event in events}
         self._upto = upto
         self._last = 0
 
     @property
     def cursor(self) -> int | None:
-        """The last event up to which all have an outcome; None for pending deliveries."""
+        """The last cursor up to which all events have an outcome. None for the queue of pending deliveries."""
         return next(iter(self.open)) - 1 if self.open else self._upto
 
     @property
@@ -53,7 +54,7 @@ class Progress:
                 self.delivered.append(cursor)
 
     def drop(self, cursor: int) -> None:
-        """Drop a pending delivery whose event is not for this sink any more."""
+        """Drop a pending delivery whose event is no longer for this sink."""
         self.delivered.append(cursor)
 
     def fail(self, failure: Failure) -> None:
@@ -63,20 +64,20 @@ class Progress:
         self._done(failure.cursor)
 
     def give_up(self, failure: Failure) -> None:
-        """Dead-letter an event that cannot be sent. Unlike a sent one, it says nothing about those before it."""
+        """Dead-letter an event that cannot be sent. Unlike a sent one, it gives no information about earlier events."""
         self.failed[failure.cursor] = failure
         self.error = failure.error
 
     def put_aside(self, event: PublishedEvent, *, until: datetime, attempts: int = 0) -> None:
-        """Make an untried event a pending delivery. An earlier error of it stays readable."""
+        """Make an untried event a pending delivery. Its earlier error stays visible."""
         self.fail(Failure(cursor=event.cursor, task_id=event.task_id, attempts=attempts, error="", next_at=until))
 
     def passed_over(self) -> list[PublishedEvent]:
-        """Return the events without an outcome that lie before one with an outcome."""
+        """Return the events without an outcome before an event with an outcome."""
         return [event for cursor, event in self.open.items() if cursor < self._last]
 
     def settled(self, *, failures: int, retry_at: datetime | None, off: bool) -> ProgressUpdate:
-        """Return what may be recorded now."""
+        """Return the progress that may be recorded now."""
         cursor = self.cursor
         failed = tuple(one for one in self.failed.values() if cursor is None or one.cursor <= cursor)
         return ProgressUpdate(
@@ -91,7 +92,7 @@ class Progress:
         )
 
     def written(self, settled: ProgressUpdate, *, at: float) -> None:
-        """Forget what was recorded."""
+        """Remove the recorded progress."""
         self._written = settled.cursor
         self.delivered_count -= settled.delivered_count
         del self.delivered[: len(settled.delivered)]

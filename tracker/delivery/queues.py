@@ -1,4 +1,4 @@
-"""The two queues of a sink: new events, in pages after its cursor, and pending deliveries, when they are due."""
+"""The two queues of a sink: new events, in pages after its cursor, and pending deliveries, at their due time."""
 
 import asyncio
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class NewEvents:
             await leased.write_if_due(progress)
 
     async def deliver(self) -> int:
-        """Deliver the next page of new events, and return how many there were."""
+        """Deliver the next page of new events. Return the number of events in the page."""
         page = await self._feed.read(self.cursor, limit=self._leased.timing.page)
         if not page:
             return 0
@@ -52,10 +52,11 @@ class NewEvents:
         for failure in broken:
             self.progress.give_up(failure)
         await self._leased.dispatcher.send(now, groups)
-        # An event that would hold up the cursor becomes a pending delivery: every one if endpoints were too slow.
+        # An event that would block the cursor becomes a pending delivery. If endpoints were too slow, all open events
+        # do.
         at = self._leased.clock()
         for event in list(now.progress.open.values()) if now.over else now.progress.passed_over():
-            # One in flight is sent again soon only if this process ends before its outcome arrives.
+            # An event in flight is sent again soon only if this process ends before its outcome arrives.
             now.put_aside(event, at + self._leased.timing.finish if event.cursor in now.sending else at)
         self.cursor = max(self.cursor, self.progress.cursor or 0)
         await self._leased.write_if_due(self.progress)
@@ -66,7 +67,7 @@ class NewEvents:
             return {}
         tasks = {event.task.id for event in events if event.task is not None}
         waiting = await self._leased.store.pending_until(self._leased.name, tasks)
-        # A delivery in flight may have been dead-lettered and is pending no more. Later events still wait for it.
+        # A delivery in flight may have been dead-lettered, so it is no longer pending. Later events still wait for it.
         return dict.fromkeys(tasks & self._leased.tasks_in_flight, self._leased.clock()) | waiting
 
     async def _more(self, within: timedelta) -> None:
@@ -94,13 +95,13 @@ class PendingDeliveries:
     def __init__(self, leased: LeasedSink) -> None:
         self._leased = leased
         self._hurried_at = float("-inf")
-        # Endpoints that work again, and up to which event their pending deliveries were looked through.
+        # The endpoints that work again, and the last event whose delivery was checked for them.
         self._recovered: set[str] = set()
         self._seen = 0
         self.progress = Progress(None, at=leased.time())
 
     async def step(self) -> None:
-        """Deliver what is due, or wait until something is."""
+        """Deliver due events, or wait until one is due."""
         leased = self._leased
         await self.hurry()
         blocked = leased.blocked_for(Turn.PENDING)
@@ -115,9 +116,9 @@ class PendingDeliveries:
         await leased.pause(Turn.PENDING, max(wait, blocked or timedelta()))
 
     async def hurry(self) -> None:
-        """Make the pending deliveries of endpoints that work again due now, and none of other endpoints.
+        """Make the pending deliveries of endpoints that work again due now. Do not change other endpoints.
 
-        Each call handles one page, so that deliveries that are due are sent in between.
+        Each call handles one page, so that due deliveries are sent in between.
         """
         leased = self._leased
         if not self._recovered:
@@ -144,9 +145,9 @@ class PendingDeliveries:
             self._seen = page[-1].cursor
 
     async def deliver(self) -> bool:
-        """Deliver what is due. Return False if nothing is due or may be sent."""
+        """Deliver due events. Return False if nothing is due or may be sent."""
         leased = self._leased
-        # An event in flight after its round is recorded when its outcome arrives, and not before.
+        # An event in flight after its round is recorded when its outcome arrives, and not earlier.
         in_flight = set(leased.dispatcher.in_flight)
         due = await leased.store.due(leased.name, now=leased.clock(), limit=leased.timing.page)
         due = [each for each in due if each.event.cursor not in in_flight]

@@ -1,7 +1,7 @@
 """The relay: the loop that delivers events to sinks. One process delivers to each sink.
 
 It holds a lease and renews it. A process that stops renewing loses its lease, and cannot record progress afterwards,
-even if it resumes. A process that ends releases its sinks. ``worker`` is what happens in between.
+even if it resumes. A process that ends releases its sinks. ``worker`` delivers in between.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ ACQUIRE_DELAY_PER_SINK: Final = timedelta(milliseconds=200)
 
 
 class Relay:
-    """Delivers the events of a store to ``sinks``, each with what is recorded of it; ``owner`` is this process."""
+    """Delivers the events of a store to ``sinks``, each with its recorded spec. ``owner`` is this process."""
 
     def __init__(
         self,
@@ -49,24 +49,24 @@ class Relay:
         self._timing = timing
         self._chance = chance
         self._held = 0
-        # How often the database had come back in another state when the sinks were recorded; None before they were.
+        # The number of database changes when the sinks were last recorded. None before the first record.
         self._written_at: int | None = None
         self._workers: set[SinkWorker] = set()
 
     async def open(self) -> None:
-        """Record the sinks. A new sink gets what is committed from now on."""
+        """Record the sinks. A new sink gets the events that are committed from now on."""
         continuity = self._store.continuity
         changes, first = continuity.changes, self._written_at is None
         if first and not self._store.shared:
-            # A file is served by one process: earlier holders are gone.
+            # One process serves a file, so earlier holders no longer exist.
             await self._store.sinks.release_leases(None)
-        # If an older database does not know a sink, everything up to there was delivered.
+        # If an older database does not know a sink, all events up to there were delivered.
         newest = None if first else continuity.left_at
         await self._store.sinks.register([new for new, _ in self._sinks], now=self._clock(), newest=newest)
         self._written_at = changes
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Deliver to every sink until ``stop``. Then finish what is being sent, and release the sinks."""
+        """Deliver to every sink until ``stop``. Then finish the deliveries in progress, and release the sinks."""
         if self._written_at is None:
             await self.open()
         if not self._sinks:
@@ -82,7 +82,7 @@ class Relay:
 
     async def _keep(self, sink: Sink, stop: asyncio.Event) -> None:
         """Deliver to one sink whenever this process holds it and it is on. A failure here affects no other sink."""
-        failures = Failures(log, f"the sink {sink.name} cannot be delivered to")
+        failures = Failures(log, f"events cannot be delivered to the sink {sink.name}")
         if self._store.shared:
             # Processes that start together share the sinks.
             await pause(stop, self._timing.acquire * self._chance())
@@ -92,11 +92,11 @@ class Relay:
                 if self._written_at != self._store.continuity.changes:
                     # The database may be older than a sink.
                     await self.open()
-                # Count the lease from the request, so that it ends here before it ends in the database.
+                # Count the lease from the request, so that it ends earlier here than in the database.
                 requested_at = asyncio.get_running_loop().time()
                 state = await self._acquire(sink)
                 if self._written_at != self._store.continuity.changes:
-                    continue  # the lease may be of the state that is lost
+                    continue  # the lease may belong to the lost state
                 if state is not None and state.on:
                     await self._hold(sink, state, requested_at, stop)
                 elif state is not None:
@@ -139,7 +139,7 @@ class Relay:
             worker.end(lost=True)
 
     async def _renew(self, sink: Sink, worker: SinkWorker) -> None:
-        """Renew the lease again and again. If that fails for too long, the worker ends by itself."""
+        """Renew the lease repeatedly. If that fails for too long, the worker ends by itself."""
         while True:
             await asyncio.sleep(self._timing.renew.total_seconds())
             requested_at = asyncio.get_running_loop().time()
@@ -157,5 +157,5 @@ async def _close(sink: Sink) -> None:
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT.total_seconds()):
             await sink.close()
-    except Exception as error:  # noqa: BLE001 - it is let go in any case
+    except Exception as error:  # noqa: BLE001 - the sink is dropped in any case
         log.warning("sink %s could not be closed: %s", sink.name, type(error).__name__)

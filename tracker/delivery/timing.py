@@ -1,4 +1,4 @@
-"""The durations and sizes that the relay works with."""
+"""The durations and sizes of the relay."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,12 +9,14 @@ from typing import Final
 class RelayTiming:
     """The relay's durations and sizes.
 
-    ``lease``: the length of a lease; ``renew``: how often the holder renews it; ``acquire``: how often other processes
-    try to acquire it. ``page``: how many events are read at once. ``settle``: the least time between two
-    records of success; ``gather``: the least time between the beginnings of two pages that are not full. ``send``:
-    the limit of one call of a sink; ``grace``: how long a page waits for slow endpoints; ``finish``: how long a
-    stop waits for events in flight. ``idle``: how often to read events without a notice. ``hurry``: the least
-    time between two times that an endpoint's pending deliveries are made due because it works again.
+    - ``lease``: the length of a lease. ``renew``: how often the holder renews it.
+    - ``acquire``: how often other processes try to acquire it.
+    - ``page``: how many events are read at once.
+    - ``settle``: the least time between two records of success.
+    - ``gather``: the least time between the starts of two pages that are not full.
+    - ``send``: the limit of one call of a sink. ``grace``: how long a page waits for slow endpoints.
+    - ``finish``: how long a stop waits for events in flight. ``idle``: how often to read events without a notice.
+    - ``hurry``: for an endpoint that works again, the least time between two steps that make its deliveries due.
     """
 
     lease: timedelta = timedelta(seconds=10)

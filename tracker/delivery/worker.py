@@ -26,9 +26,9 @@ OPENING: Final = timedelta(seconds=30)
 
 
 class SinkWorker:
-    """Delivers to one sink. ``state`` is what the lease was acquired with; ``chance`` returns numbers in [0, 1).
+    """Delivers to one sink. ``state`` is its state when the lease was acquired. ``chance`` returns numbers in [0, 1).
 
-    ``new_events`` and ``pending`` are its queues: each can also deliver one page by itself.
+    ``new_events`` and ``pending`` are its queues. Each can also deliver one page by itself.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SinkWorker:
             try:
                 async with asyncio.timeout(OPENING.total_seconds()):
                     await self._sink.open()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it may pass
+            except Exception as error:  # noqa: BLE001 - any error may pass
                 said = error.detail if isinstance(error, HomingError) else type(error).__name__
                 tries += 1
                 self._leased.dispatcher.failures += 1
@@ -87,7 +87,10 @@ class SinkWorker:
                 return
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Deliver until ``stop``, or until the lease is lost or the sink is off. Then finish what is being sent."""
+        """Deliver until ``stop``, or until the lease is lost or the sink is off.
+
+        Then finish the deliveries in progress.
+        """
         late = self._leased.dispatcher.late
         loops = [
             asyncio.create_task(self._loop(self.new_events.step), name=f"new events for {self._sink.name}"),
@@ -115,7 +118,7 @@ class SinkWorker:
                 await self._leased.write(progress)
 
     async def _loop(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Take step after step until the end. If the database is away, wait for it."""
+        """Repeat the step until the end. If the database is unavailable, wait for it."""
         name = self._sink.name
         reading = Failures(
             log, f"events for the sink {name} cannot be read", f"events for the sink {name} are read again"

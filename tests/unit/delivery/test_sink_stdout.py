@@ -49,7 +49,7 @@ async def test_closed_reader_is_failure_that_is_retried(pipe: tuple[int, int]) -
     os.close(read)
     for outcome in await lines(write).send(WAVE):
         assert (outcome.delivered, outcome.hopeless, outcome.gone) == (False, False, False)
-        assert outcome.error == "nobody reads the standard output any more"
+        assert outcome.error == "the standard output has no reader any more"
 
 
 async def test_slow_reader_costs_bounded_time_and_gets_whole_lines(pipe: tuple[int, int]) -> None:

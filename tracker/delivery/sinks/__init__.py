@@ -1,1 +1,1 @@
-"""One file for each kind of destination, and what all of them share."""
+"""The sinks: one file for each kind of destination, and their shared code."""

@@ -1,7 +1,7 @@
-"""What a sink is: somewhere that events go. One file each, and one shared suite that every one must pass.
+"""The interface of a sink: a destination of events. Each sink has its own file, and must pass one shared suite.
 
-The relay owns order, repetition and memory; a sink only sends. It is handed events of different tasks, as many as it
-can take at once, and says of each what became of it.
+The relay handles order, retries and progress. A sink only sends. It receives events of different tasks, at most as many
+as it can take at once, and returns the outcome of each.
 """
 
 from collections.abc import Sequence
@@ -31,30 +31,32 @@ DELIVERED: Final = Outcome(delivered=True)
 
 
 class Sink(Protocol):
-    """Somewhere that events go, under a name that its progress is kept by."""
+    """A destination of events. Its progress is recorded under its name."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def width(self) -> int:
-        """How many events it takes at once. Twice as many may be in flight: new ones beside pending ones."""
+        """The number of events per call. Twice as many may be in flight: new ones and pending ones."""
 
     async def open(self) -> None:
-        """Get ready. Whatever the receiver lacks is no error yet: it may come up later."""
+        """Prepare the sink. A missing endpoint is no error yet, because it may start later."""
 
     async def close(self) -> None:
-        """Let go, within seconds; what is being sent may fail."""
+        """Close the sink within seconds. Events that are being sent may fail."""
 
     def endpoint(self, event: PublishedEvent) -> str | None:
-        """Return the endpoint of an event, None if it is not for this sink. A failing endpoint delays no other.
+        """Return the endpoint of an event, or None if it is not for this sink.
 
-        All events of a task go the same way. A sink with one receiver gives its own name: while that is down, what
-        happens waits where it is, and not in a row for each event.
+        A failing endpoint delays no other endpoint. All events of a task have the same endpoint. A sink with a single
+        endpoint returns its own name. While that endpoint is down, the events stay after the cursor, without a row for
+        each.
         """
 
     async def send(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
-        """Send events of different tasks and return the outcome of each, in their order, within a bounded time.
+        """Send events of different tasks, and return the outcomes in the same order, within a bounded time.
 
-        It may be called again meanwhile, with other tasks. Where it is cancelled or raises, all are sent again.
+        The relay may call it again in parallel, with other tasks. If the call is canceled or raises an error, all of
+        its events are sent again.
         """

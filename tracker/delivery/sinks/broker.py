@@ -1,4 +1,4 @@
-"""What the sinks of all brokers share: one connection, and batches that the broker confirms as a whole.
+"""Shared code of the broker sinks: one connection, and batches that the broker confirms as a whole.
 
 The sinks do not use the reconnection of a client library: it could send old events after newer ones. If the state of a
 message is unknown, the sink closes the connection. The next batch opens another one. The relay decides when.
@@ -19,7 +19,7 @@ from tracker.errors import NotSent, SettingsError
 from tracker.model.event import PublishedEvent
 from tracker.model.sinks import SinkSpec
 
-# How many events one batch may have. Larger batches were not faster with any broker.
+# The maximum number of events in one batch. Larger batches were not faster with any broker.
 WIDTH: Final = 500
 # Seconds to open a connection, to confirm a whole batch (the option timeout= sets another limit), and to disconnect.
 DIALLING: Final = 5
@@ -133,7 +133,7 @@ class BrokerSink:
                         await self._dial()
                     outcomes = await self._wire.publish(events)
                 certain = self._wire.sound
-            except Exception as error:  # noqa: BLE001 - clients raise what they like, and the relay needs an outcome
+            except Exception as error:  # noqa: BLE001 - clients raise any error, and the relay needs an outcome
                 outcomes = [failed("the sink was closed" if self._closed else said(error))] * len(events)
             finally:
                 self._sending = None
@@ -192,9 +192,9 @@ def said(error: BaseException) -> str:
 
 
 def forget(task: asyncio.Future[Any]) -> None:
-    """Mark the error of a task or future as seen. Add it as a callback where the task is made.
+    """Mark the error of a task or future as retrieved. Add this callback right where the task is created.
 
-    Added later, a cancellation may come between, and asyncio reports an error that nobody retrieved.
+    If it is added later, a cancellation may happen before. Then asyncio reports an error that was never retrieved.
     """
     if not task.cancelled():
         task.exception()
@@ -234,7 +234,7 @@ class Endpoint:
 
     @property
     def within(self) -> int:
-        """How many seconds the confirmation of a batch may take."""
+        """The maximum number of seconds for the confirmation of a batch."""
         return self.number("timeout", CONFIRMING)
 
     def check(self) -> None:

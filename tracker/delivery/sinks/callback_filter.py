@@ -1,4 +1,4 @@
-"""The sink of the clients' callback URLs as a spec: its name, and which events it takes."""
+"""The spec of the sink of the clients' callback URLs: its name and its event filter."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -11,13 +11,13 @@ from tracker.model.task import SETTLED, Task
 from tracker.model.untrusted import JsonObject
 from tracker.providers.kling_gateway import legacy_callback
 
-# How each provider writes a callback. A provider without a line has no callbacks of its own to imitate.
+# The callback format of each provider. A provider without a line has no callbacks to imitate.
 SHAPES: Final[Mapping[str, Callable[[Task], JsonObject]]] = MappingProxyType({"kling": legacy_callback})
 _CHANGED: Final = frozenset(TASK_TYPE + name for name in CHANGES)
 
 
 class CallbackFilter(EventFilter, frozen=True, kw_only=True):
-    """What the clients' callback URLs take: what a provider would call back about."""
+    """Selects the events for the clients' callback URLs: the changes that the provider would call back about."""
 
     def takes(self, event: PublishedEvent) -> bool:
         task = event.task
@@ -27,7 +27,7 @@ class CallbackFilter(EventFilter, frozen=True, kw_only=True):
         return event.type not in _CHANGED or task.status in SETTLED
 
 
-# New events only: where tasks were kept before there were callbacks, nobody waits for those any more.
+# The sink gets new events only. Clients no longer wait for callbacks about tasks from before this feature.
 CALLBACKS_SPEC: Final = SinkSpec(
     name=CALLBACKS,
     scheme=CALLBACKS,

@@ -1,4 +1,4 @@
-"""``callbacks``: the URL that a client gave with its create request. It gets what the provider would have sent there.
+"""``callbacks``: the URL that a client gave with its create request. It gets the provider's callbacks.
 
 The body has the format of the provider's callback, with Homing's task ID. Homing signs it as the provider would, with a
 secret of the client.

@@ -25,9 +25,9 @@ Hook = Callable[[dict[str, Any]], object]
 AsyncHook = Callable[[dict[str, Any]], Awaitable[object]]
 
 WIDTH: Final = 256
-# For a whole batch. Longer work belongs into a queue.
+# The limit for a whole batch. Longer work belongs in a queue.
 WITHIN: Final = timedelta(seconds=20)
-# How long calls in progress may continue when the sink closes.
+# How long calls in progress may continue after the sink closes.
 GRACE: Final = timedelta(seconds=3)
 _WRITTEN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 

@@ -19,9 +19,9 @@ from tracker.errors import HomingError
 from tracker.model.webhook_keys import written_signature
 from tracker.transport import Answer, Poster, TargetRefused
 
-# For a whole request: resolving, connecting, sending and waiting for the response.
+# The limit for a whole request: resolving, connecting, sending and waiting for the response.
 WITHIN: Final = timedelta(seconds=15)
-# How many requests one sink has open at once. It keeps as many connections.
+# The maximum number of concurrent requests of one sink. It keeps as many connections.
 WIDTH: Final = 32
 LONGEST_PAUSE: Final = timedelta(days=1)
 

@@ -1,7 +1,7 @@
 """``nats://host:4222/PREFIX`` and ``tls://…``: NATS JetStream, a subject per type of event, each message acknowledged.
 
-The event's id is the ``Nats-Msg-Id``: what comes twice within the stream's window for duplicates is kept once
-(https://docs.nats.io/nats-concepts/jetstream/headers). Attributes are headers, as the CloudEvents binding says
+The event's ID is the ``Nats-Msg-Id``, so the stream drops duplicates within its window
+(https://docs.nats.io/nats-concepts/jetstream/headers). Attributes are headers, as in the CloudEvents binding
 (https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/nats-protocol-binding.md).
 """
 
@@ -31,29 +31,29 @@ from tracker.model.event import TASK_TYPE, PublishedEvent, attributes
 
 PORT: Final = 4222
 STREAM: Final = "HOMING"
-# What the stream says of a message beyond its own limit, which may be less than the server's:
+# The stream's error code for a message above its own limit, which may be lower than the server's limit:
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
 TOO_LARGE: Final = 10054
 DAY: Final = 86_400
-# What surrounds a header's name and value, and all of them.
+# The bytes around the name and value of a header, and around all headers.
 AROUND_HEADER: Final = len(": \r\n")
 AROUND_HEADERS: Final = len("NATS/1.0\r\n\r\n")
 _Ack = asyncio.Future[PubAck]
 
 
 def wire(endpoint: Endpoint, source: str) -> "JetStreamWire":
-    """Read an address and its options: stream, create, replicas, days, server, creds, timeout, ca, cert, key."""
+    """Read a URL and its options: stream, create, replicas, days, server, creds, timeout, ca, cert, key."""
     return JetStreamWire(endpoint, source)
 
 
 class JetStreamWire:
-    """Publishes a wave at once and waits for the stream's acknowledgement of each message."""
+    """Publishes a wave at once, and waits for the stream's acknowledgment of each message."""
 
     def __init__(self, endpoint: Endpoint, source: str) -> None:
         self._source = source
         self._within = endpoint.within
         self._prefix = f"{endpoint.path.strip('.')}." if endpoint.path else ""
-        # Only with create is a stream of some name expected: without it whichever takes the subjects is right.
+        # Only ``create`` needs a stream with a known name. Without it, any stream that accepts the subjects is right.
         self._create = endpoint.flag("create", default=False)
         self._stream = endpoint.text("stream", STREAM if self._create else "") or None
         self._replicas = endpoint.number("replicas", 1)
@@ -63,7 +63,7 @@ class JetStreamWire:
         self._client: Client | None = None
         self._context: JetStreamContext | None = None
         self._waited: list[_Ack] = []
-        # What no stream took, of the wave that was just published.
+        # The cursors of the events in the last wave that no stream accepted.
         self._homeless: set[int] = set()
         self._doubt = False
         self._trouble: Exception | None = None
@@ -81,7 +81,7 @@ class JetStreamWire:
                 **self._options, error_cb=self._hear_error, closed_cb=self._hear_close, disconnected_cb=self._hear_close
             )
         except NoServersError as error:
-            # It tried them all; what went wrong with the last is worth more.
+            # The client tried all servers. The error of the last one has more information.
             raise self._known_error(error) from None
         self._watch(client)
         self._context = client.jetstream(timeout=DIALLING, publish_async_max_pending=2 * WIDTH)
@@ -94,13 +94,13 @@ class JetStreamWire:
         context, missed = self._context, [place for place, event in enumerate(events) if event.cursor in self._homeless]
         if not (self._create and missed and context is not None and self.sound):
             return outcomes
-        # The stream was deleted beneath the connection.
+        # The stream was deleted while the connection was open.
         try:
             async with asyncio.timeout(DIALLING):
                 await self._have_stream(context)
         except (OSError, Error) as error:
             self._doubt = True
-            why = failed(f"the stream is gone and cannot be made again: {said(error)}")
+            why = failed(f"the stream is gone and cannot be created again: {said(error)}")
             again: Sequence[Outcome] = [why] * len(missed)
         else:
             again = await self._publish([events[place] for place in missed])
@@ -114,7 +114,8 @@ class JetStreamWire:
         self._homeless = set()
         put: list[_Ack | Outcome] = []
         rest = failed(UNCONFIRMED)
-        # In a task of its own: the client swallows a cancellation while it waits for a server that reads no more.
+        # Use a separate task, because the client ignores a cancellation while it waits for a server that stopped
+        # reading.
         putting = asyncio.create_task(self._put_all(self._client, self._context, events, put))
         putting.add_done_callback(forget)
         try:
@@ -146,7 +147,7 @@ class JetStreamWire:
         self._fail_waited()
         if client is None:
             return
-        # As publishing: what waits for the server is not to be cancelled, only left.
+        # Use a separate task here too. A task that waits for the server ignores a cancellation, so leave it.
         closing = asyncio.create_task(client.close())
         closing.add_done_callback(forget)
         try:
@@ -156,21 +157,24 @@ class JetStreamWire:
             await self._stop(client, closing)
 
     async def _stop(self, client: Client, task: asyncio.Task[None]) -> None:
-        """End a connection whatever the client waits for there, and what it does there with it."""
-        transport: Any = client._transport  # noqa: SLF001 - close() waits for a server that reads no more
+        """End a connection and the client's use of it, even if the client waits for the server."""
+        transport: Any = client._transport  # noqa: SLF001 - close() waits for a server that stopped reading
         if transport:
             transport._io_writer.transport.abort()  # noqa: SLF001 - the same
         task.cancel()
         try:
             await asyncio.wait({task}, timeout=HANGING_UP / 2)
         finally:
-            # Cancelled half way, close() leaves them running.
+            # A canceled close() leaves these tasks running.
             for each in _tasks(client):
                 each.add_done_callback(forget)
                 each.cancel()
 
     def _watch(self, client: Client) -> None:
-        """Fail what waits as soon as nothing is read any more; the client may end without a call to ``closed_cb``."""
+        """Fail the waiting messages when the client stops reading.
+
+        The client may end without a call of ``closed_cb``.
+        """
 
         def ended(reading: asyncio.Future[Any]) -> None:
             forget(reading)
@@ -186,7 +190,7 @@ class JetStreamWire:
         self, client: Client, context: JetStreamContext, events: Sequence[PublishedEvent], put: list[_Ack | Outcome]
     ) -> None:
         for event in events:
-            put.append(await self._put(client, context, event))  # noqa: PERF401 - what was put so far counts
+            put.append(await self._put(client, context, event))  # noqa: PERF401 - after a cancellation, the earlier entries count
 
     async def _put(self, client: Client, context: JetStreamContext, event: PublishedEvent) -> _Ack | Outcome:
         headers = {f"ce-{name}": value for name, value in attributes(event, self._source).items()}
@@ -194,7 +198,7 @@ class JetStreamWire:
         headers[Header.MSG_ID] = event.id
         size = len(event.body) + AROUND_HEADERS
         size += sum(len(name) + len(value.encode()) + AROUND_HEADER for name, value in headers.items())
-        # The server would end the connection, and so fail the whole wave.
+        # The server would end the connection, and so the whole wave would fail.
         if size > client.max_payload:
             return too_large(size, client.max_payload)
         ack = await context.publish_async(self._prefix + event.type, event.body, stream=self._stream, headers=headers)
@@ -210,7 +214,7 @@ class JetStreamWire:
             return DELIVERED
         if isinstance(error, NoStreamResponseError):
             self._homeless.add(event.cursor)
-            return failed(f"no stream takes {self._prefix}{event.type}: make one, or add create=true to the address")
+            return failed(f"no stream takes {self._prefix}{event.type}. Create one, or add create=true to the URL")
         if isinstance(error, APIError):
             return Outcome(
                 delivered=False, error=error.description or said(error), hopeless=error.err_code == TOO_LARGE
@@ -246,7 +250,10 @@ class JetStreamWire:
 
 
 def _tasks(client: Client) -> list[asyncio.Task[None]]:
-    """Return the tasks that a client runs on its own. They end with what its connection ended with, unretrieved."""
+    """Return the tasks that a client runs on its own.
+
+    They end with the error of their connection, which is unretrieved.
+    """
     own: list[Any] = [client._reading_task, client._ping_interval_task, client._flusher_task]  # noqa: SLF001 - no other way
     subscribed = [each._wait_for_msgs_task for each in client._subs.values()]  # noqa: SLF001 - the same
     return [task for task in (*own, *subscribed) if task is not None]
@@ -263,7 +270,7 @@ class _Encrypted(Client):
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:
-    """Return what the client connects with. It makes no second connection by itself."""
+    """Return the options for the client's connection. The client does not reconnect by itself."""
     servers = [endpoint.place(PORT), *endpoint.all("server")]
     options: dict[str, Any] = {
         "servers": [f"{endpoint.scheme}://{server}" for server in servers],

@@ -1,8 +1,8 @@
-"""``kafka://host:9092/TOPIC``: a topic of Kafka or what speaks its protocol, keyed by task, so in order per task.
+"""``kafka://host:9092/TOPIC``: a topic of Kafka or a compatible broker. The key is the task, so each task is in order.
 
-Attributes are headers, as the CloudEvents binding says
+Attributes are headers, as in the CloudEvents binding
 (https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/kafka-protocol-binding.md). The producer is
-idempotent: what it repeats by itself is kept once.
+idempotent, so its own retries create no duplicates.
 """
 
 import asyncio
@@ -21,23 +21,23 @@ log: Final = logging.getLogger("homing.kafka")
 
 PORT: Final = 9092
 TOPIC: Final = "homing"
-# The client's own limit of a message, which is what brokers take by default.
+# The client's own limit of a message, which is also the default limit of brokers.
 LARGEST: Final = 1_000_000
-# Its callbacks come within flush(), which waits so much longer than the messages live.
+# The producer calls its callbacks within flush(). So flush() waits this many seconds longer than the messages live.
 LONGER: Final = 1
 TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
 ONLY_CRITICAL: Final = 2
-# How long after a broker was lost it is looked for again, at most, in milliseconds.
+# The maximum time before the client tries a lost broker again, in milliseconds.
 RECONNECTING: Final = 1_000
 
 
 def wire(endpoint: Endpoint, source: str) -> "KafkaWire":
-    """Read an address and its options: server, max_bytes, tls, sasl, timeout, ca, cert, key."""
+    """Read a URL and its options: server, max_bytes, tls, sasl, timeout, ca, cert, key."""
     return KafkaWire(endpoint, source)
 
 
 class KafkaWire:
-    """Hands a wave to the producer and waits until all in-sync replicas have each message."""
+    """Passes a wave to the producer, and waits until all in-sync replicas have each message."""
 
     def __init__(self, endpoint: Endpoint, source: str) -> None:
         self._source = source
@@ -45,7 +45,8 @@ class KafkaWire:
         self._topic = endpoint.path or TOPIC
         self._options = _options(endpoint)
         self._producer: Producer | None = None
-        # The producer's calls block in this thread, one at a time. An old producer may take long to close in its own.
+        # The producer's calls block this thread, one at a time. Each producer has its own, because closing may take
+        # long.
         self._thread: ThreadPoolExecutor | None = None
         self._uncertain = False
         self._trouble = ""
@@ -98,7 +99,10 @@ class KafkaWire:
     def _produce(
         self, producer: Producer, event: PublishedEvent, index: int, outcomes: list[Outcome | None]
     ) -> Outcome | None:
-        """Hand over one event; what becomes of it is put at its index, at once where it is not even taken."""
+        """Pass one event to the producer. Its outcome appears at its index.
+
+        Return the outcome at once if the producer does not accept the event.
+        """
 
         def settle(error: KafkaError | None, _: Message) -> None:
             outcomes[index] = DELIVERED if error is None else self._outcome(error)
@@ -117,9 +121,9 @@ class KafkaWire:
         if error.code() in TOO_LARGE:
             return Outcome(delivered=False, error=f"the event is too large: {error.str()}", hopeless=True)
         timed_out = error.code() == KafkaError._MSG_TIMED_OUT  # noqa: SLF001 - the client's name for it
-        # What timed out may still be on its way, and nothing more goes where the producer gave up.
+        # A message that timed out may still be in transit. A producer with a fatal error sends nothing more.
         self._uncertain = self._uncertain or timed_out or error.fatal()
-        # That it took too long is only how it ended: why is what the producer said meanwhile.
+        # The timeout is only the last effect. The producer's earlier error is the reason.
         return failed(self._trouble if timed_out and self._trouble else error.str())
 
     def _hear_error(self, error: KafkaError) -> None:
@@ -129,7 +133,10 @@ class KafkaWire:
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:
-    """Return what the producer is made with: https://docs.confluent.io/platform/current/clients/librdkafka/html/md_CONFIGURATION.html."""
+    """Return the producer's options.
+
+    Source: https://docs.confluent.io/platform/current/clients/librdkafka/html/md_CONFIGURATION.html
+    """
     options: dict[str, Any] = {
         "bootstrap.servers": ",".join([endpoint.place(PORT), *endpoint.all("server")]),
         "client.id": "homing",

@@ -1,8 +1,8 @@
 """``amqp://user:password@host/vhost?exchange=homing`` and ``amqps://…``: RabbitMQ, a routing key per type of event.
 
-Messages are persistent and confirmed; attributes are headers, as the CloudEvents binding for RabbitMQ says
-(https://github.com/knative-extensions/eventing-rabbitmq/blob/main/cloudevents-protocol-spec/spec.md), and the event's
-id is the message's.
+Messages are persistent and confirmed. Attributes are headers, as in the CloudEvents binding for RabbitMQ
+(https://github.com/knative-extensions/eventing-rabbitmq/blob/main/cloudevents-protocol-spec/spec.md). The event ID is
+the message ID.
 """
 
 import asyncio
@@ -27,21 +27,21 @@ PORTS: Final = {"amqp": 5672, "amqps": 5671}
 PREFIX: Final = "ce-"
 PERSISTENT: Final = 2
 HEARTBEAT: Final = 10
-# How many events are handed to the client before others may run: a wave whole is tens of milliseconds of work.
+# How many events go to the client before other work may run. A whole wave takes tens of milliseconds.
 PIECE: Final = 50
 # The client quotes the broker's error text, after its code if there is one.
 _QUOTED: Final = re.compile(r"""\((?:\d+\) |\d+, )?['"](.+)['"],?\)?$""")
-# What a broker refuses a message with that is too large for it; it ends the channel, and so fails the whole wave.
+# The broker's error for a message that is too large. It ends the channel, and so the whole wave fails.
 _LIMIT: Final = re.compile(r"larger than configured max size (\d+)")
 
 
 def wire(endpoint: Endpoint, source: str) -> "RabbitWire":
-    """Read an address and its options: exchange, declare, mandatory, headers, timeout, ca, cert, key."""
+    """Read a URL and its options: exchange, declare, mandatory, headers, timeout, ca, cert, key."""
     return RabbitWire(endpoint, source)
 
 
 class RabbitWire:
-    """Publishes a wave at once and waits for the broker's confirmation of each message."""
+    """Publishes a wave at once, and waits for the broker's confirmation of each message."""
 
     def __init__(self, endpoint: Endpoint, source: str) -> None:
         self._source = source
@@ -51,7 +51,7 @@ class RabbitWire:
         self._mandatory = endpoint.flag("mandatory", default=True)
         self._prefix = endpoint.text("headers", PREFIX)
         self._parameters = _parameters(endpoint)
-        # How much the broker takes, once it has said so.
+        # The broker's maximum message size, once it is known.
         self._largest: int | None = None
         self._line: _Line | None = None
 
@@ -61,7 +61,7 @@ class RabbitWire:
 
     async def dial(self) -> None:
         await self.hang_up()
-        # It may take more by now.
+        # The broker may accept larger messages now.
         self._largest = None
         self._line = _Line(self._parameters)
         await self._line.open(self._exchange if self._declare else None)
@@ -112,7 +112,7 @@ class RabbitWire:
 
 
 class _Line:
-    """One connection with one channel, whose messages are confirmed: the client's callbacks, as something to await."""
+    """One connection with one channel and confirmed messages. It turns the client's callbacks into awaitables."""
 
     def __init__(self, parameters: ConnectionParameters) -> None:
         loop = asyncio.get_running_loop()
@@ -141,7 +141,7 @@ class _Line:
 
     @property
     def lost(self) -> str:
-        """Why the connection ended, empty while it is open."""
+        """The reason why the connection ended, or an empty text while it is open."""
         return self._ended.result() if self._ended.done() else ""
 
     async def open(self, exchange: str | None) -> None:
@@ -156,13 +156,13 @@ class _Line:
             await self._request(lambda done: channel.exchange_declare(exchange, "topic", durable=True, callback=done))
 
     def begin(self) -> None:
-        """Forget what became of an earlier wave."""
+        """Forget the outcomes of an earlier wave."""
         self._taken.clear()
         self._refused.clear()
         self._settled.set()
 
     def put(self, event: PublishedEvent, properties: BasicProperties, *, exchange: str, mandatory: bool) -> None:
-        """Hand a message to the client, which sends it soon."""
+        """Pass a message to the client, which sends it soon."""
         assert self._channel is not None
         self._settled.clear()
         self._uncertain = True
@@ -180,11 +180,11 @@ class _Line:
             self._uncertain = bool(self._waiting)
 
     def has(self, event_id: str) -> bool:
-        """Return whether the broker confirmed it and did not refuse it."""
+        """Return whether the broker confirmed the event and did not refuse it."""
         return event_id in self._taken and event_id not in self._refused
 
     def refused(self, event_id: str) -> object | None:
-        """Return what it was refused with."""
+        """Return the broker's refusal of the event, if any."""
         return self._refused.get(event_id)
 
     async def close(self) -> None:
@@ -210,7 +210,7 @@ class _Line:
 
     def _confirm(self, frame: Method[Basic.Ack | Basic.Nack]) -> None:
         method = frame.method
-        # It confirms in any order, and where it says "multiple", all up to one.
+        # The broker confirms in any order. With "multiple", it confirms all messages up to one.
         upto = [method.delivery_tag]
         if method.multiple:
             upto = list(takewhile(lambda tag: tag <= method.delivery_tag, self._waiting))
@@ -235,7 +235,7 @@ class _Line:
 
 
 class _Connection(AsyncioConnection):
-    """The client's connection, which can also be dropped although the broker reads no more."""
+    """The client's connection. It can also be dropped while the broker does not read."""
 
     def abort(self) -> None:
         if not self.is_closed:
@@ -248,7 +248,10 @@ def _settle(future: asyncio.Future[Any], value: object) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the text of the first error in a client's chain of errors: the broker's own text if there is any."""
+    """Return the text of the first error in a client's chain of errors.
+
+    This is the broker's own text, if there is any.
+    """
     inner: object = error
     while isinstance(inner, BaseException):
         error = inner
@@ -259,7 +262,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _parameters(endpoint: Endpoint) -> ConnectionParameters:
-    """Return the address as the client takes it. Without a user it is the broker's own guest."""
+    """Return the URL as the client's parameters. Without a user, it is the broker's own guest."""
     user = ConnectionParameters.DEFAULT_CREDENTIALS
     if endpoint.user is not None:
         user = PlainCredentials(endpoint.user, endpoint.password or "")

@@ -1,6 +1,6 @@
-"""``redis://host:6379/0?stream=homing:events`` and ``rediss://…``: a Redis stream that is capped.
+"""``redis://host:6379/0?stream=homing:events`` and ``rediss://…``: a Redis stream with a maximum length.
 
-CloudEvents has no binding for Redis: an entry has a field per attribute, named like it, and ``data``, the JSON.
+CloudEvents has no binding for Redis. An entry has a field with the name of each attribute, and ``data``, the JSON.
 """
 
 import asyncio
@@ -20,18 +20,19 @@ from tracker.model.event import PublishedEvent, attributes
 PORT: Final = 6379
 STREAM: Final = "homing:events"
 MAXLEN: Final = 1_000_000
-# The largest value where the server does not say another: https://redis.io/docs/latest/operate/oss_and_stack/reference/internals
+# The largest value, unless the server reports another:
+# https://redis.io/docs/latest/operate/oss_and_stack/reference/internals
 LARGEST: Final = 512 * 1024 * 1024
 LIMIT: Final = "proto-max-bulk-len"
 
 
 def wire(endpoint: Endpoint, source: str) -> "RedisWire":
-    """Read an address and its options: stream, maxlen, timeout, ca, cert, key."""
+    """Read a URL and its options: stream, maxlen, timeout, ca, cert, key."""
     return RedisWire(endpoint, source)
 
 
 class RedisWire:
-    """Adds a wave in one pipeline; each entry's id is its confirmation."""
+    """Adds a wave in one pipeline. The ID of each entry is its confirmation."""
 
     def __init__(self, endpoint: Endpoint, source: str) -> None:
         if not (endpoint.path or "0").isdigit():
@@ -55,20 +56,20 @@ class RedisWire:
         self._client = client = redis.asyncio.Redis(**self._options)
         pool: Any = client.connection_pool
         connection = await pool.get_connection()
-        # To end it although the server reads no more, which the client cannot.
+        # The sink needs the transport to end a connection whose server stopped reading. The client cannot do that.
         self._transport = connection._writer.transport  # noqa: SLF001 - see above
         await pool.release(connection)
         try:
             self._largest = int((await client.config_get(LIMIT))[LIMIT] or LARGEST)
         except (ResponseError, KeyError):
-            # Not every server shows it.
+            # Some servers do not report it.
             self._largest = LARGEST
         self._doubt = False
 
     async def publish(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         assert self._client is not None
         pipeline = self._client.pipeline(transaction=False)
-        # A value beyond the limit would end the connection, and so fail the whole wave.
+        # A value above the limit would end the connection, and so the whole wave would fail.
         fitting = [event for event in events if len(event.body) <= self._largest]
         for event in fitting:
             fields: dict[Any, Any] = {**attributes(event, self._source), "data": event.body}
@@ -81,13 +82,13 @@ class RedisWire:
         client, self._client = self._client, None
         transport, self._transport = self._transport, None
         if transport is not None:
-            # What it still holds must not arrive after what is sent next.
+            # Data that the transport still holds must not arrive after later data.
             transport.abort()
         if client is not None:
             await client.connection_pool.disconnect()
 
     async def _execute(self, pipeline: Pipeline, count: int) -> Sequence[object]:
-        """Return a reply or an error for each command, within the time that there is."""
+        """Return a reply or an error for each command, within the time limit."""
         sending = asyncio.create_task(pipeline.execute(raise_on_error=False))
         sending.add_done_callback(forget)
         late = True
@@ -101,7 +102,7 @@ class RedisWire:
         return sending.result() if error is None else [RedisError(said(error))] * count
 
     async def _break_off(self, sending: asyncio.Task[Any]) -> None:
-        # The client can lose a cancellation where it waits; without its connection it ends all the same.
+        # The client can lose a cancellation while it waits. Without its connection, the client ends in any case.
         if self._transport is not None:
             self._transport.abort()
         sending.cancel()
@@ -110,13 +111,13 @@ class RedisWire:
     def _outcome(self, reply: object) -> Outcome:
         if not isinstance(reply, Exception):
             return DELIVERED
-        # It may be a replica by now, or still loading: another connection may reach the one that can.
+        # The server may be a replica now, or still loading. Another connection may reach a server that can write.
         self._doubt = True
         return failed(said(reply))
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:
-    """Return what the client connects with. It tries nothing twice by itself."""
+    """Return the options for the client's connection. The client retries nothing by itself."""
     options: dict[str, Any] = {
         "host": endpoint.host,
         "port": endpoint.port or PORT,

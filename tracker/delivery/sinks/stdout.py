@@ -17,7 +17,7 @@ STDOUT: Final = 1
 
 
 class Lines:
-    """Writes to a file descriptor itself, past every buffer: what was written is out, what failed leaves nothing."""
+    """Writes to a file descriptor without a buffer. A successful write is complete, and a failed one leaves nothing."""
 
     width = WIDTH
 
@@ -34,14 +34,14 @@ class Lines:
         self._source = source
         self._takes = takes.takes
         self._descriptor = descriptor
-        # A pipe that nobody empties blocks whoever writes.
+        # A pipe without a reader blocks the writer.
         self._threaded: Threaded[bytes] = Threaded(self._write, name=name, within=within, said=_said)
 
     async def open(self) -> None:
-        """There is nothing to get ready."""
+        """Do nothing, because there is nothing to prepare."""
 
     async def close(self) -> None:
-        """There is nothing to let go."""
+        """Do nothing, because there is nothing to close."""
 
     def endpoint(self, event: PublishedEvent) -> str | None:
         return self.name if self._takes(event) else None
@@ -55,11 +55,11 @@ class Lines:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
             except BlockingIOError:
-                # Whoever shares it may have made it so; a line that was begun is finished all the same.
+                # Another program that shares the descriptor may have made it non-blocking. Finish the line in any case.
                 select.select([], [self._descriptor], [])
 
 
 def _said(error: BaseException) -> str:
     if isinstance(error, BrokenPipeError):
-        return "nobody reads the standard output any more"
+        return "the standard output has no reader any more"
     return f"the standard output cannot be written: {type(error).__name__}"

@@ -1,9 +1,9 @@
-"""A function of the program that Homing runs in: it gets events like any sink.
+"""A function of the program that embeds Homing. It gets events like any sink.
 
     Subscriber("orders", on_success, types="succeeded")
 
-It is called as a ``python:`` sink is (see ``function``): with the event as a dict, again where it raises, and after a
-restart from where it was. The database knows it by its name, as any sink.
+Homing calls it like a ``python:`` sink (see ``function``): with the event as a dict, and again if it raises an error.
+After a restart, it continues at its recorded position. The database identifies it by its name, like any sink.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class Subscriber:
 
     @property
     def spec(self) -> SinkSpec:
-        """Describe it as a sink of the settings is."""
+        """The description of the subscriber as a sink of the settings."""
         module = getattr(self.hook, "__module__", None) or type(self.hook).__module__
         written = f"{module}:{getattr(self.hook, '__qualname__', type(self.hook).__qualname__)}"
         conditions = {
@@ -68,15 +68,15 @@ class Subscriber:
         )
 
     def sink(self, source: str) -> tuple[SinkSpec, Sink]:
-        """Make the sink; return it with its spec."""
+        """Create the sink, and return it with its spec."""
         spec = self.spec
         return spec, Function(self.hook, name=spec.name, source=source, takes=spec.filter)
 
 
 def all_sinks(configured: Sequence[SinkSpec], subscribers: Sequence[Subscriber]) -> list[SinkSpec]:
-    """Return every sink: the clients' callback URLs, those of the settings, and the subscribers.
+    """Return every sink: the clients' callback URLs, the sinks of the settings, and the subscribers.
 
-    Raises SettingsError where two have one name.
+    Raises SettingsError if two sinks have the same name.
     """
     specs = [CALLBACKS_SPEC, *configured, *(subscriber.spec for subscriber in subscribers)]
     taken: set[str] = set()

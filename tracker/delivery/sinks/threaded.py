@@ -1,7 +1,7 @@
-"""A function that may block, kept off the event loop: a wave of items in one thread, within a bounded time.
+"""Runs a function that may block outside of the event loop: a wave of items in one thread, within a bounded time.
 
-What hangs cannot be stopped, only left behind: its thread ends with the process, no second one is begun while it
-hangs, and nothing that it does later counts.
+A function that hangs cannot be stopped, so it is left running. Its thread ends with the process. No second thread
+starts while it hangs. Its later results do not count.
 """
 
 import asyncio
@@ -19,7 +19,10 @@ BUSY: Final = Outcome(delivered=False, error="it is still busy with an earlier e
 
 
 class Threaded(Generic[T]):
-    """Calls ``call`` with each item. If it raises, the delivery failed, and ``said`` makes the error text."""
+    """Calls ``call`` with each item.
+
+    If it raises an error, the delivery failed, and ``said`` returns the error text.
+    """
 
     def __init__(
         self, call: Callable[[T], None], *, name: str, within: timedelta, said: Callable[[BaseException], str]
@@ -32,9 +35,9 @@ class Threaded(Generic[T]):
         self._one = asyncio.Lock()
 
     async def run(self, items: Sequence[T]) -> list[Outcome]:
-        """Send the items in turn and return the outcome of each. Items that time was too short for have failed.
+        """Send the items in turn and return the outcome of each. Items beyond the time limit have failed.
 
-        Waves that come at once go one after the other.
+        Concurrent waves run one after the other.
         """
         async with self._one:
             return await self._run(items)
@@ -50,7 +53,7 @@ class Threaded(Generic[T]):
                 if left.is_set():
                     return
                 outcomes.append(self._outcome(item))
-            # The loop may be gone: then nobody waits.
+            # If the loop is closed, no caller waits.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(ended.set)
 
@@ -63,7 +66,7 @@ class Threaded(Generic[T]):
         finally:
             left.set()
         if ended.is_set():
-            # It is on its last instruction: the next wave must not find it alive.
+            # The thread is at its last instruction. The next wave must not find it alive.
             self._thread.join()
             self._thread = None
         done = outcomes[: len(items)]
@@ -73,6 +76,6 @@ class Threaded(Generic[T]):
     def _outcome(self, item: T) -> Outcome:
         try:
             self._call_one(item)
-        except BaseException as error:  # noqa: BLE001 - what others' code raises must not end the thread
+        except BaseException as error:  # noqa: BLE001 - an error of foreign code must not end the thread
             return Outcome(delivered=False, error=self._said(error))
         return DELIVERED

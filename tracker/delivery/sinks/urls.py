@@ -1,4 +1,4 @@
-"""The syntax of HOMING_SINKS, and the kind of sink that each URL scheme stands for.
+"""The syntax of HOMING_SINKS, and the kind of sink for each URL scheme.
 
     https://shop.example/hook#name=shop&type=succeeded&type=failed  stdout:#type=homing.alarm.*  python:app.hooks:event
 
@@ -26,7 +26,7 @@ from tracker.model.targets import ALLOWED_SETTING, PUBLIC_ONLY, Allowed, inward
 from tracker.service.sink_secrets import SinkSecrets
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# The options of every sink, and those of them that take one value.
+# The options of every sink, and those that take one value.
 OURS: Final = ("name", "from", *FIELDS)
 ONCE: Final = frozenset({"name", "from"})
 STARTS: Final = ("now", "beginning")
@@ -35,7 +35,7 @@ _PORTS: Final = MappingProxyType({"http": 80, "https": 443})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkContext:
-    """What a scheme needs to create a sink, in addition to its spec."""
+    """The context that a scheme needs to create a sink, in addition to its spec."""
 
     source: str
     secrets: SinkSecrets
@@ -45,7 +45,7 @@ class SinkContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkType:
-    """The kind of sink that a URL scheme stands for.
+    """The kind of sink for a URL scheme.
 
     ``read`` makes a spec from a URL, or raises ValueError. ``make`` creates the sink, or raises SettingsError.
     ``check`` checks the sink without sending an event, and raises a HomingError if it does not work.
@@ -60,7 +60,7 @@ class SinkType:
 
 
 def parse_sinks(text: str) -> tuple[SinkSpec, ...]:
-    """Read the sinks of HOMING_SINKS. Raises ValueError that says which one is wrong and what to write."""
+    """Read the sinks of HOMING_SINKS. Raises ValueError, which names the wrong sink and the fix."""
     specs: list[SinkSpec] = []
     for number, found in enumerate(re.finditer(r"[^\s,]+", text), start=1):
         entry = found[0]
