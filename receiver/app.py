@@ -69,7 +69,7 @@ class CallbackTracker(Protocol):
     async def shared_callback_url(self, provider: str, token: str) -> SharedCallbackUrl | None: ...
 
     async def record(self, arrived: Arrived) -> Recorded:
-        """Record a callback. It is committed when this returns; cancelling the wait does not stop the commit."""
+        """Record a callback. It is committed when this returns. Canceling the wait does not stop the commit."""
 
 
 class CallbackUrl(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +118,8 @@ class Receiver:
         self._otherwise = otherwise
         self._prefixed = f"{settings.prefix}{ROOT}/"
         self._clock = tracker.clock
-        # Only providers that both the tracker and the receiver know; None where no secret is configured.
+        # Only the providers that both the tracker and the receiver know. The verifier is None if no secret is
+        # configured.
         known = verifiers(settings.webhook_secrets)
         self._verifiers = {name: known[name] for name in tracker.providers if name in known}
         self._readers = {name: account.provider.read_callback for name, account in tracker.providers.items()}
@@ -262,7 +263,7 @@ class Receiver:
 
 
 def create_receiver(tracker: CallbackTracker, settings: ReceiverSettings, otherwise: ASGIApp | None = None) -> Receiver:
-    """Make the receiver's ASGI app; see Receiver."""
+    """Create the receiver's ASGI app. See ``Receiver``."""
     return Receiver(tracker, settings, otherwise)
 
 
@@ -314,7 +315,7 @@ def _unknown_url() -> NotFound:
 
 
 def _unexpected(error: Exception) -> OurError:
-    """Log only type and place: the message of an exception may quote the body or the parameters of a query."""
+    """Log only the type and place, because the message of an exception may contain a body or query parameters."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno} ({place.name})"
     logger.error("unexpected %s at %s", type(error).__qualname__, where)

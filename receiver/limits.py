@@ -31,8 +31,8 @@ class Late(Exception):
 class Deadline:
     """One time limit for many short waits at once, watched by one timer.
 
-    ``with deadline: ...`` raises Late if the wait exceeds ``limit``, at most a quarter of it late. One timer per wait
-    would be too expensive for a callback.
+    ``with deadline: ...`` raises Late if the wait exceeds ``limit``. It raises at most a quarter of ``limit`` too late.
+    One timer per wait would be too expensive for a callback.
     """
 
     def __init__(self, limit: timedelta) -> None:
@@ -54,7 +54,7 @@ class Deadline:
         task = asyncio.current_task(self._loop)
         if task is None or self._waits.pop(task, None) is not None:
             return
-        # This deadline cancelled the task. If something else cancelled it too, let that cancellation pass.
+        # This deadline canceled the task. If something else canceled it too, let that cancellation pass.
         if task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise Late from None
 

@@ -59,11 +59,11 @@ class ReceiverSettings:
                 raise SettingsError(f"{name} must be at least 1")
         for name in ("body_timeout", "commit_timeout"):
             if getattr(self, name) <= timedelta(0):
-                raise SettingsError(f"{name} must be longer than nothing")
+                raise SettingsError(f"{name} must be longer than 0 s")
         verifiers(self.webhook_secrets)
 
     @classmethod
     def from_settings(cls, settings: CallbackSettings) -> Self:
-        """Make the receiver's settings from those of the process."""
+        """Create the receiver's settings from the settings of the process."""
         prefix = unquote(urlsplit(settings.public_url or "").path).rstrip("/")
         return cls(webhook_secrets={kling.NAME: settings.kling_webhook_secrets}, prefix=prefix)

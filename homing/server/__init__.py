@@ -1,1 +1,1 @@
-"""What `homing serve` runs its application in: the HTTP server, its loops, its lock and its logs."""
+"""The parts of a process that runs the app of `homing serve`: the HTTP server, its loops, its lock and its logs."""

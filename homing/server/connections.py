@@ -25,9 +25,9 @@ from tracker.api.http.capacity import DEFAULT_CONNECTIONS
 IDLE_TIMEOUT: Final = timedelta(seconds=10)
 BACKLOG: Final = 1024
 MAX_OPEN_FILES: Final = 8192
-# A client that reads fewer bytes of its answer than this within IDLE_TIMEOUT does not read it.
+# A client that reads fewer bytes of its answer than this within IDLE_TIMEOUT counts as not reading.
 MIN_READ_BYTES: Final = 1024
-# How much all clients together may leave unread. Beyond that, Homing closes those that have not read for longest.
+# The maximum of unread bytes over all clients. Above it, Homing closes the clients that have not read for longest.
 MAX_UNREAD_BYTES: Final = 256 << 20
 
 

@@ -152,7 +152,7 @@ class StrictConnection(HttpToolsProtocol):
         self._unanswered.append(self.cycle)
         self._arriving = self.cycle
         self._undecided = 0
-        # Trailers are dropped, because they must not change what was checked in the head.
+        # Trailers are dropped, because they must not change the checked head.
         self.headers = []
 
     def on_body(self, body: bytes) -> None:

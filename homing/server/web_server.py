@@ -26,7 +26,7 @@ UNACKNOWLEDGED_TIMEOUT: Final = timedelta(seconds=30)
 DEFAULT_BOUNDS: Final = Bounds()
 FAILED: Final = 1
 # Addresses that a server can listen on, and the addresses at which this machine can connect to it.
-WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised here, not bound
+WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognized here, not bound
 
 
 class Server(uvicorn.Server):
@@ -61,7 +61,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _bound_unread(listener: socket.socket) -> None:
-    """Limit what the kernel keeps of unread answers, if the system can. Connections inherit this from the listener."""
+    """Limit the unread answers that the kernel keeps, if the system can. Connections inherit this from the listener."""
     if (option := getattr(socket, "TCP_NOTSENT_LOWAT", None)) is not None:
         listener.setsockopt(socket.IPPROTO_TCP, option, MAX_UNSENT_BYTES)
     if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:

@@ -1,1 +1,1 @@
-"""What is repeated while the process lives: each round is ``run_once()``, with a clock that is passed."""
+"""The loops of a process. Each round is ``run_once()``. The clock is passed in."""

@@ -252,7 +252,7 @@ class Reconciler:
                 await self._submission.again(task, account)
                 return
             if step is not Step.LOOK_UP:
-                await self._submission.give_up(task, "the provider never took it")
+                await self._submission.give_up(task, "the provider never accepted it")
                 counts.settled += 1
                 return
         # A lookup without a result is followed by a poll, so both count in the budget.
@@ -287,7 +287,7 @@ class Reconciler:
         self._poller.watch.paused(account, self._clock() + wait)
 
     def _blocked(self, account: Account) -> datetime | None:
-        """Take a request from the budget, or return until when the account may not be polled."""
+        """Take a request from the budget, or return the time until which the account may not be polled."""
         now = self._clock()
         if (paused := self._paused_until(account, now)) is not None:
             return paused
