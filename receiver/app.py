@@ -283,7 +283,7 @@ async def _send(response: Response, send: Send) -> None:
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": response.body})
     except OSError:
-        return  # the sender disconnected; the callback is already recorded
+        return  # the sender disconnected, but the callback is already recorded
 
 
 def _refusal(error: HomingError, *, http_version: str = "1.1") -> Response:

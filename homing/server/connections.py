@@ -2,7 +2,7 @@
 
 uvicorn has no time limit for a request's head, and none for a client that does not read its answers. Its limit on
 concurrency counts idle connections, so a thousand of them would block all other clients. Here a connection that waits
-for its client is closed after a time without traffic, or earlier if another connection needs its slot.
+for its client is closed after a time without traffic. It is closed earlier if another connection needs its slot.
 """
 
 import asyncio

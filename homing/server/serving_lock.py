@@ -117,7 +117,7 @@ def check_names(database: Path) -> None:
     try:
         found = real.stat()
     except OSError:
-        return  # the file does not exist yet; if it cannot be created, opening it fails with the reason
+        return  # the file does not exist yet. If it cannot be created, opening it fails with the reason
     if not stat.S_ISREG(found.st_mode):
         raise SettingsError(f"HOMING_DATABASE_URL: {NO_FILE}")
     if found.st_nlink > 1:

@@ -104,7 +104,7 @@ class Dispatcher:
             await asyncio.wait(self.late, return_when=asyncio.FIRST_COMPLETED)
         share = max(width // len(groups), 1)
         room = width // share
-        # If there are more, endpoints without an answer share half of the slots. So many silent endpoints cannot block
+        # If there are more, endpoints without an answer share half of the slots. So silent endpoints cannot block
         # the others.
         few = room if len(groups) + len(self.late) <= room else max(room // 2 - len(self.late), 1)
         turns = (asyncio.Semaphore(few), asyncio.Semaphore(room))

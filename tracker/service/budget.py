@@ -94,7 +94,7 @@ class Budget:
         return wait
 
     def spend(self, count: int) -> None:
-        """Count requests that the loops sent beyond what they took."""
+        """Count requests that the loops sent in addition to the taken ones."""
         self._all.spend(count)
 
     def has(self, now: datetime) -> bool:
@@ -132,7 +132,7 @@ class Budget:
             )
         if (wait := self._clients.wait(now, count)) is not None:
             raise Overloaded(
-                "clients together cause too many requests to the provider. None was sent; try again later",
+                "clients together cause too many requests to the provider. None was sent. Try again later",
                 retry_after=wait,
             )
         self.spend_for(client, count)

@@ -84,7 +84,7 @@ class ClientPolls:
     async def fetch_many(
         self, caller: ClientIdentity, account: Account, kind: Kind, refs: Sequence[str]
     ) -> Sequence[Task]:
-        """Return the tasks of any kind that ``refs`` name, without those that do not exist.
+        """Return the tasks of any kind that ``refs`` name. Leave out refs without a task.
 
         Query the provider about all references without a row. If the budget is too small for all of them, query none.
         """

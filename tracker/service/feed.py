@@ -20,7 +20,7 @@ log: Final = logging.getLogger("homing.feed")
 
 # The least time between two reads. More frequent reads would find too few events.
 PACE: Final = timedelta(milliseconds=10)
-# If a read finds so many events, fewer and larger reads leave more time to the writers.
+# If a read finds more events than this, fewer and larger reads leave more time to the writers.
 MUCH: Final = 40
 SLOWER: Final = timedelta(milliseconds=40)
 FEED_SCAN_INTERVAL: Final = timedelta(seconds=1)
@@ -45,7 +45,7 @@ class Notices(Protocol):
     """Notices between processes that share a database. Each says that something was committed."""
 
     async def listen(self, noticed: Callable[[], None]) -> None:
-        """Call ``noticed`` for each notice of another process, until cancelled. Raises an error if it cannot listen."""
+        """Call ``noticed`` for each notice of another process, until canceled. Raises an error if it cannot listen."""
 
     async def announce(self) -> None: ...
 
@@ -191,7 +191,7 @@ class Feed:
     async def _wanting(self) -> AsyncIterator[None]:
         self._waiting += 1
         if self._waiting == 1:
-            # Events are not read while nobody waits. The first waiter must get them at once.
+            # Events are not read while there is no waiter. The first waiter must get them at once.
             self._read_due.set()
             self._wanted.set()
         try:

@@ -39,7 +39,7 @@ LOOK_AGAIN: Final = timedelta(seconds=0.1)
 # The limit of rows with an unknown commit result. Beyond it, Homing records nothing, to protect the memory.
 MOST_UNSURE: Final = 200
 UNSENT: Final = "the database did not confirm that the request was recorded, so nothing was sent. Try again later"
-FULL: Final = "too many large requests wait for the provider's answer. Nothing was sent; try again later"
+FULL: Final = "too many large requests wait for the provider's answer. Nothing was sent. Try again later"
 # A process that is silent for so long is gone, even if no other process can confirm it.
 LONG_SILENT: Final = timedelta(seconds=15)
 

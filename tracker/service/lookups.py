@@ -23,7 +23,7 @@ Purpose = Literal["plan", "ask", "search"]
 
 
 class Lookups:
-    """What is known about lookups by external ID, per URL and kind of task."""
+    """The known facts about lookups by external ID, per URL and kind of task."""
 
     def __init__(self, *, store: Store, policy: Policy, clock: Callable[[], datetime]) -> None:
         self._store = store

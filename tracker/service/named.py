@@ -23,7 +23,7 @@ def kind_named(account: Account, kind: str) -> Kind:
 
 
 def submitted_kind(account: Account, kind: str) -> Kind:
-    """Return a task kind that Homing submits. Raises InvalidRequest with those that it does."""
+    """Return a task kind that Homing submits. Raises InvalidRequest with the kinds that it does."""
     named = kind_named(account, kind)
     if not named.submits:
         known = ", ".join(sorted(name for name, one in account.provider.kinds.items() if one.submits))

@@ -305,7 +305,7 @@ class Poller:
         steady = self.clock_settings.steady_for(policy.absence_wait)
         proven = await self.lookups.proven(account, task.kind)
         ours = task.provider_task_id is None and task.attempts > 0 and task.status is Status.PENDING
-        # A provider that refused the external ID as taken has the task, whatever it answers now.
+        # A provider that refused the external ID as taken has the task, even if it denies that now.
         absent = proven and task.duplicate_at is None
         unresolved = ours and not absent and task.reason != recovery.UNRESOLVED
         hidden = ours and task.duplicate_at is not None and recovery.is_over(task, poll.at, policy)

@@ -345,7 +345,7 @@ def _without_credential(outcome: SubmitOutcome, credential: Credential) -> Submi
 def _too_busy(outcome: Waiting, task: Task, delay: timedelta) -> Exception:
     if isinstance(outcome, NotSent):
         return ProviderUnavailable(
-            "the provider cannot be reached. Nothing was created; try again later", retry_after=RETRY_LATER
+            "the provider cannot be reached. Nothing was created. Try again later", retry_after=RETRY_LATER
         )
     return Refused(
         outcome.message,

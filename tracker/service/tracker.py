@@ -83,7 +83,7 @@ class Tracker:
         self.rules = Rules(
             policy=policy,
             threshold=threshold,
-            random=Random(random_bytes(16)).random,  # noqa: S311 - spreads what is due, and is used for every callback
+            random=Random(random_bytes(16)).random,  # noqa: S311 - spreads due times, and is used for every callback
             owner=self.owner,
             habits=lambda: self.learner.habits,
         )
@@ -330,7 +330,7 @@ class Tracker:
     async def fetch_many(
         self, caller: ClientIdentity, refs: Sequence[str], *, provider: str, kind: str
     ) -> Sequence[Task]:
-        """Return several tasks. Poll the provider for the unknown ones, and leave out what it does not know."""
+        """Return several tasks. Poll the provider for the unknown ones. Leave out tasks that it does not know."""
         account = self._account(provider)
         return await self._client_polls.fetch_many(caller, account, kind_named(account, kind), refs)
 

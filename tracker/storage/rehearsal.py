@@ -13,7 +13,7 @@ LOCK_TABLES: Final = text(f"LOCK TABLE {TASKS.name}, {OBSERVATIONS.name}, {EVENT
 
 
 def rehearse(connection: Connection) -> None:
-    """Write near the end of each table, where the next rows go, roll that back, and commit a count.
+    """Write near the end of each table, at the place of the next rows. Roll that back, and commit a count.
 
     On PostgreSQL, only lock the tables as an INSERT would, because rolled back rows there need a cleanup later.
     """
@@ -29,5 +29,5 @@ def rehearse(connection: Connection) -> None:
     connection.execute(count.on_conflict_do_update(index_elements=["name"], set_={"value": COUNTERS.c.value + 1}))
 
 
-def _newest(table: Table) -> Any:  # noqa: ANN401 - a subquery of whatever type the id has
+def _newest(table: Table) -> Any:  # noqa: ANN401 - a subquery with the type of the ID
     return select(func.max(table.c.id)).scalar_subquery()

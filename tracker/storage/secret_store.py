@@ -16,7 +16,7 @@ class SecretStore(TableStore):
         self._used: dict[str, bytes] = {}
 
     async def get(self, name: str, fresh: bytes) -> bytes:
-        """Return the secret of a name; record ``fresh`` if there is none yet."""
+        """Return the secret of a name. Record ``fresh`` if there is none yet."""
         if name not in self._used:
             self._used[name] = await self._recorded(name, fresh)
         return self._used[name]

@@ -117,7 +117,7 @@ class Store:
             raise
 
     async def migrate(self) -> "Upgrade":
-        """Migrate the schema of any database, return what was migrated, and close."""
+        """Migrate the schema of any database, return the two revisions, and close."""
         from tracker.storage import migrate  # noqa: PLC0415 - as above
 
         done = await self._open(partial(migrate.upgrade, schema=self._database.schema))

@@ -28,7 +28,7 @@ END: Final = "z"
 FOREVER: Final = 1 << 62
 LEAST: Final = bytes(10)
 MILLISECOND: Final = timedelta(milliseconds=1)
-# If at most so many tasks pass a filter, search them for the tag. Otherwise search the tag for the filter.
+# Up to this number of tasks that pass a filter, search them for the tag. Otherwise filter the tasks with the tag.
 FEW: Final = 500
 
 Values = tuple[str, ...]
@@ -71,7 +71,7 @@ def _find(
 
 
 def _tagged(connection: Connection, wanted: TaskFilter, values: Mapping[str, Any], most: int) -> list[Task]:
-    """Search the tasks with the tag, newest first, for those that pass the rest of the filter."""
+    """Search the tasks with the tag, newest first, for tasks that pass the rest of the filter."""
     conditions = _conditions(wanted)
     some = FEW if conditions else most
     found: list[Task] = []

@@ -1,7 +1,7 @@
 """``python:module:callable``: a function in this process, called with each event as a dict.
 
 The dict is the structured CloudEvent, with plain JSON values. A function accepts an event by returning. If it raises,
-Homing calls it again later. Homing may call it twice with one event; both calls have the same event ID.
+Homing calls it again later. Homing may call it twice with one event. Both calls have the same event ID.
 """
 
 import asyncio

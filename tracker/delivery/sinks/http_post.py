@@ -21,7 +21,7 @@ from tracker.transport import Answer, Poster, TargetRefused
 
 # The limit for a whole request: resolving, connecting, sending and waiting for the response.
 WITHIN: Final = timedelta(seconds=15)
-# The maximum number of concurrent requests of one sink. It keeps as many connections.
+# The maximum number of concurrent requests of one sink. It keeps the same number of connections.
 WIDTH: Final = 32
 LONGEST_PAUSE: Final = timedelta(days=1)
 

@@ -43,7 +43,7 @@ class Subscriber:
             raise ValueError(
                 "the name of a subscriber is not valid. Use letters, digits, dots, hyphens and underscores, at most 64"
             )
-        # Building the spec reports a wrong condition here, where it is written.
+        # Building the spec here reports a wrong condition at the line that contains it.
         _ = self.spec
 
     @property

@@ -26,7 +26,7 @@ from tracker.model.targets import ALLOWED_SETTING, PUBLIC_ONLY, Allowed, inward
 from tracker.service.sink_secrets import SinkSecrets
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# The options of every sink, and those that take one value.
+# The options of every sink, and the options that take one value.
 OURS: Final = ("name", "from", *FIELDS)
 ONCE: Final = frozenset({"name", "from"})
 STARTS: Final = ("now", "beginning")

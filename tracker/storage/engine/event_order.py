@@ -36,7 +36,7 @@ WENT_BACK: Final = "event numbers went back"
 SEQUENCE: Final = "events_id_seq"
 # Uses the clock of each database. Changes nothing if no event ever got a number.
 SQLITE_CONTINUE: Final = text(
-    "UPDATE sqlite_sequence SET seq = max(seq, :highest, "  # noqa: S608 - numbers of our own
+    "UPDATE sqlite_sequence SET seq = max(seq, :highest, "  # noqa: S608 - numbers of Homing's own
     f"(CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - {EPOCH}) << {BITS}) "
     "WHERE name = 'events' AND seq > 0"
 )

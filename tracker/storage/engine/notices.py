@@ -30,7 +30,7 @@ class PostgresNotices:
         self._own = 0
 
     async def listen(self, on_notice: Callable[[], None]) -> None:
-        """Call ``on_notice`` for each notice of another process, until cancelled. Raises the driver's errors."""
+        """Call ``on_notice`` for each notice of another process, until canceled. Raises the driver's errors."""
         connection = await self._connect()
         try:
             await connection.execute(f"LISTEN {self._channel}")

@@ -1,4 +1,4 @@
-"""The base of the classes that own the SQL. Their decorated methods get a connection; their callers await them.
+"""The base of the classes that own the SQL. Their decorated methods get a connection. Their callers await them.
 
 class Counts(TableStore):
 @read_transaction

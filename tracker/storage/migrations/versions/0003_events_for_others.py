@@ -1,4 +1,4 @@
-"""Sinks and their pending deliveries; events about alarms, which belong to no task."""
+"""Sinks and their pending deliveries, and events about alarms, which belong to no task."""
 
 import sqlalchemy as sa
 from alembic import op

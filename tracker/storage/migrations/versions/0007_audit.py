@@ -1,4 +1,4 @@
-"""Who did what."""
+"""The actions of operators."""
 
 import sqlalchemy as sa
 from alembic import op
