@@ -68,7 +68,7 @@ def test_serve_without_keys_names_key_command(empty: Shell) -> None:
 def test_empty_database_error_names_migrate_command(empty: Shell) -> None:
     refused = empty.run("serve", port="0")
     assert refused.status == 1
-    assert "no tables yet: run `homing migrate`" in refused.line
+    assert "no tables yet. Run `homing migrate`" in refused.line
     document = empty.run("migrate", "--json").document
     assert document["before"] is None
     assert empty.run("migrate").out.endswith(f"schema {document['after']} is up to date. Nothing was changed\n")
@@ -80,7 +80,7 @@ def test_first_release_database_migrates_with_rows(empty: Shell) -> None:
     before = first_schema.rows(empty.settings["database_url"])
     refused = empty.run("serve", port="0")
     assert refused.status == 1
-    assert "run `homing migrate`" in refused.line
+    assert "Run `homing migrate`" in refused.line
     assert empty.run("doctor").status == 1
     assert "migrated from schema 0001 to" in empty.run("migrate").out
     assert first_schema.kept(before, first_schema.rows(empty.settings["database_url"]))

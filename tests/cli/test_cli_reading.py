@@ -126,7 +126,7 @@ def test_outdated_schema_error_says_what_to_do(tmp_path: Path) -> None:
 
     assert result.status == 1
     assert "the database has the schema 0001, this version needs " in result.line
-    assert "run `homing migrate`" in result.line
+    assert "Run `homing migrate`" in result.line
     assert shell.run("migrate").status == 0
     assert shell.run("tasks").status == 0
 
@@ -138,7 +138,7 @@ def test_file_without_tables_error_says_what_to_do(tmp_path: Path) -> None:
     result = Shell(tmp_path, {}).run("tasks")
 
     assert result.status == 1
-    assert "the database has no tables yet: run `homing migrate`" in result.line
+    assert "the database has no tables yet. Run `homing migrate`" in result.line
 
 
 def test_file_with_two_names_is_refused(shell: Shell) -> None:
@@ -156,7 +156,7 @@ def test_outdated_postgresql_schema_is_one_line(tmp_path: Path, postgres: Postgr
     result = shell.run("tasks")
 
     assert result.status == 1
-    assert "the database has no tables yet: run `homing migrate`" in result.line
+    assert "the database has no tables yet. Run `homing migrate`" in result.line
 
 
 async def test_read_only_store_writes_nothing(url: str) -> None:

@@ -152,7 +152,7 @@ async def test_process_without_relay_leaves_events_pending(tmp_path: Path) -> No
     ("sinks", "names"), [("stdout:#name=mine", ["mine"]), ("", ["mine", "mine"]), ("", ["callbacks"])]
 )
 def test_duplicate_sink_name_is_refused_before_open(tmp_path: Path, sinks: str, names: list[str]) -> None:
-    with pytest.raises(SettingsError, match=f"two sinks are called {names[0]}: rename the subscriber"):
+    with pytest.raises(SettingsError, match=f"two sinks are called {names[0]}. Rename the subscriber"):
         homing(tmp_path, *(Subscriber(name, Seen()) for name in names), sinks=sinks)
     assert list(tmp_path.iterdir()) == []
 

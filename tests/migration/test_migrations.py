@@ -151,7 +151,7 @@ async def test_first_release_server_is_refused_until_migrated(postgres: Postgres
     await first_schema.populate(url)
     before = first_schema.rows(url)
     store = Store(url)
-    with pytest.raises(StoreUnavailable, match=r"schema 0001, this version needs \d+: run `homing migrate`"):
+    with pytest.raises(StoreUnavailable, match=r"schema 0001, this version needs \d+\. Run `homing migrate`"):
         await store.open()
     done = await store.migrate()
     assert done.before == "0001"

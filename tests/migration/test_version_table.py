@@ -98,7 +98,7 @@ async def test_foreign_alembic_table_is_left_alone(empty: str, engine: Engine, h
 async def test_foreign_tables_are_named(empty: str, engine: Engine) -> None:
     run(engine, *SOMEBODY_ELSE, "CREATE TABLE tasks (id TEXT)", "CREATE TABLE events (id TEXT)")
 
-    with pytest.raises(StoreUnavailable, match=r"another program \(events, tasks\), whose own Alembic"):
+    with pytest.raises(StoreUnavailable, match=r"another program \(events, tasks\), and that program's own Alembic"):
         await Store(empty).migrate()
     with engine.begin() as connection:
         assert sorted(inspect(connection).get_table_names()) == ["alembic_version", "events", "orders", "tasks"]

@@ -69,9 +69,9 @@ async def test_missing_server_tls_is_named(postgres: Postgres, option: str, mess
     ("change", "message"),
     [
         ("ALTER ROLE {role} NOLOGIN", "refuses the user"),
-        ("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC", "run GRANT CONNECT"),
+        ("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC", "Run GRANT CONNECT"),
         ("ALTER DATABASE {database} ALLOW_CONNECTIONS false", "ALLOW_CONNECTIONS true"),
-        ("SELECT 1", "grant it the schema, its tables and sequences"),
+        ("SELECT 1", "Grant it the schema, its tables and sequences"),
     ],
 )
 async def test_missing_user_privilege_is_named(postgres: Postgres, change: str, message: str) -> None:

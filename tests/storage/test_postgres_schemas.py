@@ -103,7 +103,7 @@ async def test_notification_stays_in_its_schema(
 
 async def test_missing_schema_is_created_only_by_migrate(postgres: Postgres) -> None:
     store = Store(postgres.fresh(), schema="own")
-    with pytest.raises(StoreUnavailable, match="no tables yet: run `homing migrate`"):
+    with pytest.raises(StoreUnavailable, match=r"no tables yet\. Run `homing migrate`"):
         await store.open()
 
     assert (await store.migrate()).before is None

@@ -162,7 +162,7 @@ async def test_read_only_file_is_unavailable_until_writable() -> None:
 
 
 async def test_missing_folder_error_says_what_to_check(tmp_path: Path) -> None:
-    with pytest.raises(StoreUnavailable, match="check that its folder exists"):
+    with pytest.raises(StoreUnavailable, match="Check that its folder exists"):
         await Store(sqlite(tmp_path / "missing")).open()
 
 

@@ -61,7 +61,7 @@ class Readiness:
         seconds = self._patience.total_seconds()
         done, _ = await asyncio.wait({running}, timeout=seconds)
         if not done:
-            return [_red(f"the database has not answered for {seconds:g} s: check its load and its locks")]
+            return [_red(f"the database has not answered for {seconds:g} s. Check its load and its locks")]
         return running.result()
 
     async def close(self) -> None:
@@ -84,7 +84,7 @@ class Readiness:
             return _red(error.detail)
         except Exception as error:
             log.exception("the database cannot be checked")
-            return _red(f"the database cannot be written ({type(error).__name__}): the log says more")
+            return _red(f"the database cannot be written ({type(error).__name__}). See the log")
         if (failure := self._failing()) is not None:
             return _red(f"the latest requests could not be written: {failure}")
         return Check(name="database", ok=True, detail="rows can be written")

@@ -15,7 +15,7 @@ from tracker.storage import tables
 from tracker.storage.orphan_table import ORPHANS
 
 LATER: Final = "the database belongs to a later version of Homing. Install that version or a newer one"
-MIGRATE: Final = "run `homing migrate`"
+MIGRATE: Final = "Run `homing migrate`"
 VERSION_TABLE: Final = "homing_schema_version"
 FORMER_VERSION_TABLE: Final = "alembic_version"
 # Every schema of Homing has these tables. No other program is expected to have all of them.
@@ -30,10 +30,10 @@ def check(connection: Connection) -> None:
     if found == needed:
         return
     if found is None:
-        raise StoreUnavailable(f"the database has no tables yet: {MIGRATE}")
+        raise StoreUnavailable(f"the database has no tables yet. {MIGRATE}")
     if found not in known:
         raise StoreUnavailable(LATER)
-    raise StoreUnavailable(f"the database has the schema {found}, this version needs {needed}: {MIGRATE}")
+    raise StoreUnavailable(f"the database has the schema {found}, this version needs {needed}. {MIGRATE}")
 
 
 def revision(connection: Connection) -> str | None:

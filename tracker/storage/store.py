@@ -163,7 +163,7 @@ class Store:
             if written.audits:
                 audit_store.say(written.audits)
             return results
-        raise StoreUnavailable("the database went back again: wait until its restore is done")
+        raise StoreUnavailable("the database went back again. Wait until its restore is done")
 
     async def continue_numbers(self) -> None:
         """Continue the event numbers after all earlier ones, because the database may have been restored."""

@@ -82,7 +82,7 @@ def all_sinks(configured: Sequence[SinkSpec], subscribers: Sequence[Subscriber])
     taken: set[str] = set()
     for spec in specs:
         if spec.name in taken:
-            raise SettingsError(f"two sinks are called {spec.name}: rename the subscriber, or the one of HOMING_SINKS")
+            raise SettingsError(f"two sinks are called {spec.name}. Rename the subscriber, or the sink of HOMING_SINKS")
         taken.add(spec.name)
     return specs
 

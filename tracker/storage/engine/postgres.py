@@ -41,9 +41,9 @@ UNAVAILABLE: Final = {
     "3D": refusals.NO_DATABASE,
     "40": "the database was too busy: transactions kept colliding",
     OTHER_TABLE: "the tables were replaced while Homing was writing",
-    "42501": "the database user may not do this: grant it the schema, its tables and sequences",
-    "42P01": "a table of Homing is missing: run `homing migrate`, or check HOMING_DATABASE_URL",
-    "42703": "a column of Homing's tables is missing: run `homing migrate`",
+    "42501": "the database user may not do this. Grant it the schema, its tables and sequences",
+    "42P01": "a table of Homing is missing. Run `homing migrate`, or check HOMING_DATABASE_URL",
+    "42703": "a column of Homing's tables is missing. Run `homing migrate`",
     "55P03": "the rows were locked for too long",
 }
 ENCODING: Final = "UTF8"

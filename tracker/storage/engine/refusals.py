@@ -17,8 +17,8 @@ LOST: Final = (
 )
 OPTION: Final = "{option} in HOMING_DATABASE_URL is not valid. Correct the text after the question mark"
 POOLER: Final = (
-    "HOMING_DATABASE_URL leads to a connection pooler (such as PgBouncer) that gives each transaction another session, "
-    "which Homing cannot use: name PostgreSQL itself, or a pool in session mode"
+    "HOMING_DATABASE_URL leads to a connection pooler (such as PgBouncer) that gives each transaction another session. "
+    "Homing cannot use it. Name PostgreSQL itself, or a pool in session mode"
 )
 # The order matters: a text about TLS may also name a certificate, a timeout or a reset.
 # For the texts of libpq see https://github.com/postgres/postgres/tree/master/src/interfaces/libpq
@@ -29,55 +29,55 @@ REFUSALS: Final[Sequence[tuple[str, str]]] = (
     ),
     (
         r"unsupported startup parameter|bouncer config error|pgbouncer|no such database|_timeout|server.login",
-        "the connection pooler in front of the database refuses the connection: check its configuration and its log",
+        "the connection pooler in front of the database refuses the connection. Check its configuration and its log",
     ),
     (r"too many (clients|connections)|connection slots|max_client_conn", ROOM),
     (r"starting up|shutting down|recovery mode|not yet accepting|in progress", STOPPING),
     (
         r"pg_hba\.conf",
-        "pg_hba.conf does not allow this user, host or encryption: add an entry on the server, or change sslmode",
+        "pg_hba.conf does not allow this user, host or encryption. Add an entry on the server, or change sslmode",
     ),
     (
         r"not currently accepting connections",
-        "the database accepts no connections: run ALTER DATABASE … ALLOW_CONNECTIONS true",
+        "the database accepts no connections. Run ALTER DATABASE … ALLOW_CONNECTIONS true",
     ),
     (
         r"permission denied for database",
-        "the user may not connect to the database: run GRANT CONNECT ON DATABASE … TO …",
+        "the user may not connect to the database. Run GRANT CONNECT ON DATABASE … TO …",
     ),
     (r'role ".*" (does not exist|is not permitted)|password|SASL|(?<!certificate )authentication failed', USER),
     (r'database ".*" does not exist', NO_DATABASE),
     (
         r"channel binding|channel_binding",
-        "the server has no channel binding, which channel_binding=require asks for: use TLS and SCRAM, or leave it out",
+        "the server has no channel binding, which channel_binding=require asks for. Use TLS and SCRAM, or leave it out",
     ),
     (
         r"session is (not )?read-only|hot standby|target_session_attrs",
-        "no server has the role that target_session_attrs asks for: check the hosts, or leave it out",
+        "no server has the role that target_session_attrs asks for. Check the hosts, or leave it out",
     ),
     (
         r"does not support SSL|without SSL|sslmode",
-        "the server offers no TLS, which sslmode asks for: turn TLS on there, or change sslmode",
+        "the server offers no TLS, which sslmode asks for. Turn TLS on there, or change sslmode",
     ),
     (
         r"private key|(client|bad) certificate|certificate (present|required|auth)|(read|load) certificate|unknown ca",
-        "the client certificate cannot be used: check sslcert, sslkey and the permissions of these files",
+        "the client certificate cannot be used. Check sslcert, sslkey and the permissions of these files",
     ),
     (
         r"certificate verify failed|does not match host|root certificate|root\.crt|CRL|host name must be specified",
-        "the server's certificate is not trusted: check sslrootcert, sslcrl and the host name",
+        "the server's certificate is not trusted. Check sslrootcert, sslcrl and the host name",
     ),
     (
         r"received invalid response|expected authentication request|unsupported frontend protocol",
-        "the server at this address is not a PostgreSQL that Homing knows: check the host and the port",
+        "there is no PostgreSQL server that Homing knows at this address. Check the host and the port",
     ),
-    (r"\bSSL\b|\bTLS\b|sslv3|tlsv1", "TLS with the database server failed: check sslmode and its TLS settings"),
-    (r"GSS", "GSSAPI with the database server failed: check gssencmode, or set gssencmode=disable"),
+    (r"\bSSL\b|\bTLS\b|sslv3|tlsv1", "TLS with the database server failed. Check sslmode and its TLS settings"),
+    (r"GSS", "GSSAPI with the database server failed. Check gssencmode, or set gssencmode=disable"),
     (
         r"resolve|translate host|Name or service not known|nodename nor servname|idna|label too long",
-        "the name of the database server is not known: check the host in HOMING_DATABASE_URL and the network",
+        "the name of the database server is not known. Check the host in HOMING_DATABASE_URL and the network",
     ),
-    (r"Permission denied", "this user may not open the database server's socket: check its permissions"),
+    (r"Permission denied", "this user may not open the database server's socket. Check its permissions"),
 )
 # Network errors. LOST describes them all.
 SILENCE: Final = re.compile(

@@ -39,11 +39,11 @@ STATEMENTS: Final = 400
 UNAVAILABLE: Final = {
     sqlite3.SQLITE_BUSY: "the database is locked by another process",
     sqlite3.SQLITE_LOCKED: "the database is locked",
-    sqlite3.SQLITE_READONLY: "the database is read-only: check the file's and the folder's permissions",
+    sqlite3.SQLITE_READONLY: "the database is read-only. Check the file's and the folder's permissions",
     sqlite3.SQLITE_IOERR: "the disk failed",
-    sqlite3.SQLITE_FULL: "the disk is full: free some space",
-    sqlite3.SQLITE_CANTOPEN: "the database cannot be opened: check that its folder exists and can be written",
-    sqlite3.SQLITE_CORRUPT: "the database is damaged: restore it from a backup",
+    sqlite3.SQLITE_FULL: "the disk is full. Free some space",
+    sqlite3.SQLITE_CANTOPEN: "the database cannot be opened. Check that its folder exists and can be written",
+    sqlite3.SQLITE_CORRUPT: "the database is damaged. Restore it from a backup",
     sqlite3.SQLITE_NOTADB: "the file is not a SQLite database",
     sqlite3.SQLITE_NOMEM: "out of memory",
 }
@@ -292,4 +292,4 @@ def _prepare(connection: sqlite3.Connection, *, read_only: bool) -> None:
     (mode,) = cursor.execute("PRAGMA journal_mode").fetchone()
     cursor.close()
     if mode != "wal":
-        raise StoreUnavailable("the file's folder cannot hold a write-ahead log: put the database on a local disk")
+        raise StoreUnavailable("the file's folder cannot hold a write-ahead log. Put the database on a local disk")

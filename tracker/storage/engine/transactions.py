@@ -237,7 +237,7 @@ class Workers:
         except (RuntimeError, MemoryError):
             if not self._threads:
                 raise StoreUnavailable(
-                    "the system cannot start a thread for the database: it is out of memory"
+                    "the system cannot start a thread for the database. It is out of memory"
                 ) from None
             return
         self._threads.append(thread)
