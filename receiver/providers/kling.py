@@ -15,7 +15,7 @@ NAME: Final = "kling"
 
 
 def verifier(secrets: Sequence[str]) -> StandardWebhooks:
-    """Make the verifier. Raises ValueError, which names an unusable secret only by its position."""
+    """Create the verifier. Raises ValueError, which names an unusable secret only by its position."""
     return StandardWebhooks(keys=tuple(_key(place, secret) for place, secret in enumerate(secrets, start=1)))
 
 

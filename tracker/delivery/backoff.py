@@ -1,4 +1,4 @@
-"""When to retry a delivery, and when to dead-letter it. Pure: the time and the chance are arguments."""
+"""The times to retry a delivery or to dead-letter it. Pure: the time and the chance are arguments."""
 
 from datetime import datetime, timedelta
 from typing import Final

@@ -47,7 +47,7 @@ class ClientPolls:
         asking = self._asking.get(task.id)
         if asking is None:
             if self._is_fresh(task):
-                return task, self._said.get(task.id, "polled a moment ago; this is the recorded result")
+                return task, self._said.get(task.id, "polled a moment ago. This is the recorded result")
             self._budget.take_for(caller.name, self._clock())
             asking = asyncio.create_task(self._ask(caller, task, account))
             self._asking[task.id] = asking

@@ -1,4 +1,4 @@
-"""What a request names: a kind of task, IDs, tags, and the tasks that its client may see."""
+"""The names in a request: a kind of task, IDs, tags, and the tasks that its client may see."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -337,13 +337,13 @@ class Tracker:
     async def find(
         self, wanted: TaskFilter, *, caller: ClientIdentity, limit: int = 50, cursor: str | None = None
     ) -> TaskPage:
-        """Return a page of the caller's tasks, newest first."""
+        """Return a page of the client's tasks, newest first."""
         return await self.store.task_pages.page(own_tasks(wanted, caller), limit=limit, cursor=cursor)
 
     async def find_numbered(
         self, wanted: TaskFilter, *, caller: ClientIdentity, offset: int, limit: int
     ) -> Sequence[Task]:
-        """Return a numbered page of the caller's tasks, newest first."""
+        """Return a numbered page of the client's tasks, newest first."""
         return await self.store.task_pages.numbered_page(own_tasks(wanted, caller), offset=offset, limit=limit)
 
     async def history(self, caller: ClientIdentity, ref: str) -> tuple[Task, Sequence[HistoryEntry]]:

@@ -10,7 +10,7 @@ from tracker.service.feed import Feed
 
 
 class Waiting:
-    """Waits on the feed. ``get`` returns a task that its caller may see, and raises NotFound."""
+    """Waits on the feed. ``get`` returns a task that the client may see, and raises NotFound."""
 
     def __init__(self, *, feed: Feed, get: Callable[[ClientIdentity, str], Awaitable[Task]]) -> None:
         self._feed = feed

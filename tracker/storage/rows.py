@@ -265,7 +265,7 @@ def orphan_from_row(row: Row) -> Orphan:
     )
 
 
-# All but the id.
+# All columns except the ID.
 ORPHAN: Final = (
     "provider",
     "provider_task_id",

@@ -1,1 +1,1 @@
-"""How a transaction runs, on SQLite and on PostgreSQL."""
+"""The execution of transactions, on SQLite and on PostgreSQL."""

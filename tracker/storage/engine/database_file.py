@@ -21,7 +21,7 @@ class Loss(StrEnum):
 
     GONE = (
         "the database file was deleted or moved, or its disk was unmounted. "
-        "Put the same file back; or stop Homing, restore a backup, and start Homing again"
+        "Put the same file back. Or stop Homing, restore a backup, and start Homing again"
     )
     REPLACED = (
         "the path of the database now names another file than the open one, so nothing is written. "
@@ -29,7 +29,7 @@ class Loss(StrEnum):
     )
     LOG = (
         "the write-ahead log beside the database file (-wal, -shm) was deleted or replaced. "
-        "Homing saved its content and opens the database again by itself; delete neither file while Homing runs"
+        "Homing saved its content and opens the database again by itself. Do not delete these files while Homing runs"
     )
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL through psycopg: few connections, READ COMMITTED transactions, rows locked in the order of their ids.
+"""PostgreSQL through psycopg: few connections, READ COMMITTED transactions, rows locked in the order of their IDs.
 
 These failures pass when the transaction runs again: a dead connection, a deadlock, a serialization failure, and two
 processes that write the same new key at once. Every wait has a limit, even if the network stops answering.
