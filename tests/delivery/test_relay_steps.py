@@ -381,7 +381,7 @@ async def test_failing_sink_is_logged_once_until_it_works(
     for _ in range(8):
         relay.clock.advance(HOUR)
         await worker.pending.deliver()
-    assert said_of(caplog) == ["sink shop fails, and is tried again"]
+    assert said_of(caplog) == ["sink shop fails and is retried"]
 
     sink.answer = taken
     relay.clock.advance(HOUR)

@@ -40,6 +40,12 @@ async def deleted(homing: HomingServer, sandbox: RunningSandbox, **changes: Any)
     theirs = submit_elsewhere(sandbox, external_task_id="order-1", callback_url=expected.callback_url, **changes)
     await homing.tracker.attach(ANYBODY, expected.task.id, theirs)
     task = await homing.seen(expected.task.id, lambda task: task.status is Status.SUCCEEDED and not task.next_poll_at)
+
+    async def all_callbacks_arrived() -> bool:
+        return sandbox.ledger["callbacks"]["waiting"] == 0
+
+    # A later one would be about a task that is gone.
+    await until(all_callbacks_arrived)
     homing.clock.ahead += KEEP + timedelta(hours=1)
     assert (await Retention(homing.tracker.store, clock=homing.tracker.clock, keep=KEEP).run_once()).tasks == 1
     assert (await homing.client.get(f"/v1/tasks/{task.id}")).status_code == 404
