@@ -42,7 +42,7 @@ async def deleted(homing: HomingServer, sandbox: RunningSandbox, **changes: Any)
     task = await homing.seen(expected.task.id, lambda task: task.status is Status.SUCCEEDED and not task.next_poll_at)
 
     async def all_callbacks_arrived() -> bool:
-        return sandbox.ledger["callbacks"]["waiting"] == 0
+        return bool(sandbox.ledger["callbacks"]["waiting"] == 0)
 
     # A later one would be about a task that is gone.
     await until(all_callbacks_arrived)
