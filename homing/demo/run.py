@@ -162,7 +162,7 @@ async def _run(args: Namespace) -> int:
         serving = await stack.enter_async_context(running(homing.app, listener))
         client = httpx.AsyncClient(base_url=url, headers=authorization, timeout=30, trust_env=False)
         http = await stack.enter_async_context(client)
-        prompts = [f"picture {number:02}" for number in range(1, args.tasks + 1)]
+        prompts = [f"task {number:02}" for number in range(1, args.tasks + 1)]
         say: Callable[[str], None] = print_line if not args.json else lambda _: None
         summary = await Demo(sandbox=sandbox.base_url, http=http, prompts=prompts, say=say).play()
         if args.json:

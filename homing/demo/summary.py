@@ -15,7 +15,7 @@ STATUSES: Final = {"succeed": "succeeded", "failed": "failed"}
 TEXT: Final = """\
 finished      {finished} of {orders} in {seconds} s
 first report  {reports}
-recovered     {recovered_submits} of them after a submission whose answer was lost
+recovered     {recovered_submits} of them after a submission whose reply was lost
 callbacks     {callbacks} received, {duplicates_absorbed} duplicates absorbed
 forgeries     {forgeries[sent]} forged or replayed; {forgeries[refused]} refused, {forgeries[unverified]} unverified
 requests      {provider_requests_per_task} to the provider per task ({requests})

@@ -38,7 +38,7 @@ def test_demo_summary_matches_its_lines() -> None:
 
     assert done.returncode == 0, done.stdout
     lines = re.findall(
-        r"^ +\d+\.\d s  picture \d\d  (?:succeeded|failed), first reported by (\w+)  \(", done.stdout, re.MULTILINE
+        r"^ +\d+\.\d s  task \d\d  (?:succeeded|failed), first reported by (\w+)  \(", done.stdout, re.MULTILINE
     )
     assert len(lines) == 20
     assert "finished      20 of 20" in done.stdout

@@ -16,7 +16,7 @@ def row(number: int, **changes: Any) -> Document:
     """Return a task as Homing shows it after a callback finished it."""
     shown: Document = {
         "id": f"hm{number}",
-        "request": {"prompt": f"picture {number}"},
+        "request": {"prompt": f"task {number}"},
         "status": "succeeded",
         "provider_task_id": f"88{number}",
         "result": {"assets": [{"url": URL.format(number)}]},
@@ -28,7 +28,7 @@ def truth(number: int, **changes: Any) -> Document:
     """Return the same task as the ledger of the sandbox shows it."""
     shown: Document = {
         "id": f"88{number}",
-        "prompt": f"picture {number}",
+        "prompt": f"task {number}",
         "status": "succeed",
         "result_urls": [URL.format(number)],
         "callbacks": [],
@@ -38,7 +38,7 @@ def truth(number: int, **changes: Any) -> Document:
 
 def judge(rows: list[Document], tasks: list[Document], *, orders: int = 1, timed_out: bool = False) -> Document:
     return summarize(
-        [f"picture {number}" for number in range(orders)],
+        [f"task {number}" for number in range(orders)],
         rows,
         {"callbacks": 5, "duplicate_callbacks": 1},
         {"tasks": tasks, "requests": {"create": orders, "single": 1, "batch": 0, "picture": 9}},
@@ -65,7 +65,7 @@ def test_order_without_row_is_lost() -> None:
     summary = judge([row(0)], [truth(0), truth(1)], orders=2)
 
     assert faults(summary) == {"lost": 1}
-    assert summary["suspects"] == ["picture 1"]
+    assert summary["suspects"] == ["task 1"]
 
 
 def test_order_never_made_at_provider_is_lost() -> None:
@@ -103,7 +103,7 @@ def test_row_that_differs_from_ledger_is_wrong(changes: Document) -> None:
     summary = judge([row(0, **changes)], [truth(0)])
 
     assert faults(summary) == {"wrong": 1}
-    assert "picture 0" in "\n".join(lines(summary))
+    assert "task 0" in "\n".join(lines(summary))
 
 
 def test_final_row_of_task_never_made_is_wrong() -> None:
