@@ -152,3 +152,20 @@ async def test_unknown_id_is_polled_after_clock_set_back(tmp_path: Path) -> None
             calls.append(len(kling.calls))
 
         assert calls == [1, 2]
+
+
+async def test_lost_submission_is_polled_after_clock_set_back(tmp_path: Path) -> None:
+    """The deadline of its attempt is hours away then. No poll may take the attempt for one that is in progress."""
+    kling = CountedKling(clock=Clock(), plan=["reply lost"])
+    async with tracking(tmp_path, kling) as tracker:
+        kling.clock.set(HOURS)
+        lost = await submitted(tracker)
+        kling.clock.set(-HOURS)
+        kling.ledger[-1].made_at -= HOURS  # the provider's clock was right
+        kling.down = True
+        await rounds(tracker, kling.clock, 2, timedelta(seconds=10))
+
+        kling.down = False
+        await rounds(tracker, kling.clock, 8, timedelta(seconds=10))
+
+        assert (await tracker.get(STUDIO, lost.id)).status is Status.SUBMITTED

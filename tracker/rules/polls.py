@@ -29,7 +29,7 @@ from tracker.model.task import (
 from tracker.rules import lifecycle, schedule
 from tracker.rules.identity import FORMER_TASK, Identity, ReplyTo, identified, identify, superseded, taking, withdrawn
 from tracker.rules.outcomes import UNCHANGED, Rules, alarms_of, entry_of, existing, given_back, replanned
-from tracker.rules.recovery import UNRESOLVED, Denial, not_found
+from tracker.rules.recovery import UNRESOLVED, Denial, may_be_submitting, not_found
 from tracker.rules.schedule import Policy
 
 
@@ -291,7 +291,7 @@ def under_way(task: Task, now: datetime, policy: Policy) -> bool:
         task.status is Status.PENDING
         and task.lease_until is not None
         and task.attempt_deadline_at is not None
-        and now < task.attempt_deadline_at
+        and may_be_submitting(task, now, policy)
         # The lease of a poll is longer than that of a submission, because it covers all polls of a round.
         and task.lease_until <= task.attempt_deadline_at + policy.lease_margin
     )

@@ -64,6 +64,15 @@ def not_found(task: Task, denial: Denial, policy: Policy) -> Task:
     return replace(task, not_found=count, reason=ABSENT if count >= policy.absences else LOOKING_UP)
 
 
+def may_be_submitting(task: Task, now: datetime, policy: Policy) -> bool:
+    """Return whether the last attempt to submit the task may be in progress.
+
+    A deadline that is further away than the longest attempt was set by a clock that was set back since.
+    """
+    deadline = task.attempt_deadline_at
+    return deadline is not None and now < deadline <= now + max(policy.answer_within, policy.attempt)
+
+
 def is_over(task: Task, now: datetime, policy: Policy) -> bool:
     """Return whether the last attempt ended so long ago that a task of it would be visible by now."""
     return task.attempt_deadline_at is None or now >= task.attempt_deadline_at + policy.absence_wait

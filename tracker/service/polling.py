@@ -164,7 +164,7 @@ class Poller:
         """
         if task.candidate_id is None or task.provider_task_id is not None:
             return False
-        if task.attempt_deadline_at is not None and now < task.attempt_deadline_at:
+        if recovery.may_be_submitting(task, now, self._rules.policy):
             return False
         if task.unproven_id_from is IdSource.OWNER:
             return True
