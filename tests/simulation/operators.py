@@ -60,6 +60,11 @@ class Operators:
             case "attach":
                 await self.ask("PATCH", f"/v1/tasks/{task_id}", {"provider_task_id": "kl999999"})
 
+    async def resume_sinks(self) -> None:
+        """Resume every sink that is off."""
+        for (name,) in self.deployment.rows('SELECT name FROM sinks WHERE NOT "on"'):
+            await self.ask("POST", f"/v1/sinks/{name}/resume")
+
     async def ask(self, method: str, url: str, body: dict[str, Any] | None = None) -> Answer | None:
         try:
             answer = await self.deployment.request(
