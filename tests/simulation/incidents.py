@@ -63,7 +63,8 @@ class Incidents:
         await self.deployment.restart()
 
     async def _set_clock(self, name: str) -> None:
-        hours = self.world.between(name, 0.5, 5.0) * self.world.choice(name, (-1, 1))
+        # Homing recognizes a retry that a wrong clock planned if it is more than three hours away (a documented limit).
+        hours = self.world.between(name, 3.5, 6.0) * self.world.choice(name, (-1, 1))
         self.world.clock_offset += timedelta(hours=hours)
         await asyncio.sleep(self.world.between(name, 2.0, 40.0))
         if self.world.chance(name) < 0.7:

@@ -54,10 +54,10 @@ class Oracle:
         """Return what is still to come, None if everything is finished and delivered."""
         if self.deployment.provider.busy:
             return "the provider has tasks that run, or callbacks to send"
-        rows = self._tasks()
-        made = {task.prompt for task in self.deployment.provider.tasks.values()}
+        rows, made = self._tasks(), self._made()
         for order in self.clients.orders:
-            if (open_for := self._open_for(order, rows.get(order.task_id or ""), order.prompt in made)) is not None:
+            row = rows.get(order.task_id or "")
+            if (open_for := self._open_for(order, row, bool(self._of_row(order, made[order.prompt], row)))) is not None:
                 return open_for
         newest = self.deployment.rows("SELECT coalesce(max(id), 0) FROM events")[0][0]
         for what, query in (
@@ -82,10 +82,7 @@ class Oracle:
     def violations(self, log: list[str]) -> list[Violation]:
         """Return every broken guarantee. ``log`` has the log lines of all processes."""
         found = [Violation("client saw another's data", leak) for leak in self.clients.leaks]
-        made = defaultdict[str, list[Made]](list)
-        for task in self.deployment.provider.tasks.values():
-            made[task.prompt].append(task)
-        rows = self._tasks()
+        made, rows = self._made(), self._tasks()
         for order in self.clients.orders:
             found += self._about_order(order, made[order.prompt], rows)
         found += self._about_events()
@@ -95,9 +92,8 @@ class Oracle:
 
     def _about_order(self, order: Order, made: list[Made], rows: dict[str, dict[str, Any]]) -> Iterator[Violation]:
         name = f"order {order.number} ({order.style}, {order.naming}, {order.task_id}, answers {order.answers})"
-        # Without a name, a repeat is recognized by the wall clock (a documented limit).
-        is_recognized = order.naming != "none" or not self.world.faults["clock set"]
-        if len(made) > 1 and is_recognized:
+        made = self._of_row(order, made, rows.get(order.task_id or ""))
+        if len(made) > 1:
             yield Violation("doubled", f"{name}: the provider made {[task.id for task in made]}")
         if order.task_id is None:
             if made and order.style == "submit" and order.refused and not order.in_the_dark:
@@ -124,6 +120,23 @@ class Oracle:
             yield Violation("another task's ID", f"{name}: {row['provider_task_id']}, in truth {made.id}")
         elif row["status"] == "succeeded" and f"{made.id}.png" not in row["facts"]:
             yield Violation("wrong result", f"{name}: {row['facts'][:200]}")
+
+    def _made(self) -> dict[str, list[Made]]:
+        """Return what the provider made, by its prompt."""
+        made = defaultdict[str, list[Made]](list)
+        for task in self.deployment.provider.tasks.values():
+            made[task.prompt].append(task)
+        return made
+
+    def _of_row(self, order: Order, made: list[Made], row: dict[str, Any] | None) -> list[Made]:
+        """Return what belongs to the row of an order.
+
+        Without a name, a repeat is recognized by the wall clock (a documented limit): if it was set, an earlier row may
+        have a task of its own.
+        """
+        if row is None or order.naming != "none" or order.style != "submit" or not self.world.faults["clock set"]:
+            return made
+        return [task for task in made if task.external_id == row["sent_external_id"]]
 
     def _cannot_ask(self, row: dict[str, Any]) -> bool:
         """Return whether nothing finds the task: a gateway without lookups, and no provider ID. The conflict stays."""
@@ -191,6 +204,9 @@ class Oracle:
                 yield Violation("secret in the log", line[:200])
 
     def _tasks(self) -> dict[str, dict[str, Any]]:
-        names = ("id", "status", "reason", "origin", "provider_task_id", "next_poll_at", "conflict_at", "facts")
+        names = (
+            *("id", "status", "reason", "origin", "provider_task_id", "sent_external_id"),
+            *("next_poll_at", "conflict_at", "facts"),
+        )
         found = self.deployment.rows(f"SELECT {', '.join(names)} FROM tasks")
         return {row[0]: dict(zip(names, row, strict=True)) for row in found}
