@@ -75,7 +75,7 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path, hook: Hook, kling_sand
 
 
 def two_events(shell: Shell, name: str) -> str:
-    """Give a task its provider task ID and finish it. Return Homing's ID."""
+    """Set the provider task ID of a task and finish it. Return Homing's ID."""
     task: dict[str, Any] = shell.run(*EXPECT, name, "--json").document["task"]
     assert shell.run("tasks", "attach", name, f"theirs-{name}").status == 0
     assert shell.run("tasks", "resolve", name, "--status", "rejected").status == 0

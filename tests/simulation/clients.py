@@ -22,7 +22,7 @@ Naming = Literal["external id", "idempotency key", "none"]
 
 @dataclass(slots=True, kw_only=True)
 class Order:
-    """What one client wants, and what it was told. The prompt is unique: it finds the order at the provider."""
+    """What one client wants, and the answers that it got. The prompt is unique: it finds the task at the provider."""
 
     number: int
     client: str
@@ -164,16 +164,16 @@ class Clients:
         if order.task_id is None:
             return
         url = f"/v1/tasks/{order.task_id}"
-        stranger = next(name for name in CLIENTS if name != order.client)
+        other_client = next(name for name in CLIENTS if name != order.client)
         while not world.calm:
             answer = await self._ask(order, "GET", url)
             if answer is not None and answer.status == 200 and answer.json()["status"] in FINAL:
                 return
             if world.strikes("client misuses ids", f"order {order.number}"):
-                await self._misuse(order, stranger)
+                await self._misuse(order, other_client)
             await asyncio.sleep(world.between(f"watch {order.number}", 5.0, 25.0))
 
-    async def _misuse(self, order: Order, stranger: str) -> None:
+    async def _misuse(self, order: Order, other_client: str) -> None:
         """Let another client name this order's IDs in every verb. It must neither see nor change the task."""
         deployment, how = (
             self.deployment,
@@ -192,14 +192,16 @@ class Clients:
         }
         method, url, body = requests[how]
         try:
-            answer = await deployment.request(stranger, method, url, b"" if body is None else json.dumps(body).encode())
+            answer = await deployment.request(
+                other_client, method, url, b"" if body is None else json.dumps(body).encode()
+            )
         except Broken:
             return
-        self.world.note(f"{stranger} misuses order {order.number} by {how}: {answer.status}")
+        self.world.note(f"{other_client} misuses order {order.number} by {how}: {answer.status}")
         text = answer.body.decode()
         # A task that the client's own code made belongs to the first that names it (a documented limit).
         if order.style == "submit" and (order.prompt + '"' in text or f"results.example/{theirs}" in text):
-            self.leaks.append(f"{stranger} saw order {order.number} of {order.client} by {how}: {text[:200]}")
+            self.leaks.append(f"{other_client} saw order {order.number} of {order.client} by {how}: {text[:200]}")
 
     async def _ask(
         self,

@@ -174,7 +174,7 @@ class Provider:
 
     def _one(self, ref: str, now: datetime) -> Reply:
         made = self._found(ref, now)
-        # A task without an external ID could not be told from the one that was asked about.
+        # A task without an external ID looks like the one that was asked about.
         others = [other for other in self.tasks.values() if other is not made and other.external_id is not None]
         if made is not None and others and self.world.strikes("another task's data", ref):
             made = self.world.choice("other task", others)

@@ -128,7 +128,7 @@ class SinkHarness:
             await asyncio.wait_for(running, LIMIT)
 
     async def arrived(self) -> dict[str, list[str]]:
-        """Give, of each task, the ids that arrived, each when it first did."""
+        """Return the IDs that arrived for each task, in the order of their first arrival."""
         found: dict[str, list[str]] = defaultdict(list)
         for got in await self.case.got():
             if got.id not in found[got.subject]:

@@ -10,6 +10,7 @@ from tests.support.stream_sending import send
 PIECE: Final = 64 * 1024
 COMMIT: Final = b"COMMIT"
 NEVER: Final = 0
+TURNS: Final = 5
 
 
 class DatabaseProxy:
@@ -34,17 +35,19 @@ class DatabaseProxy:
         task = asyncio.current_task()
         assert task is not None
         self.connections.add(task)
-        with suppress(OSError, asyncio.CancelledError):  # only the end of the cable cancels
-            back, forth = await asyncio.open_unix_connection(self._socket)
-            self._writers |= {writer, forth}
-            committing = asyncio.Event()
-            try:
-                await asyncio.gather(self._ask(reader, forth, committing), self._tell(back, writer, committing))
-            finally:
-                self._writers -= {writer, forth}
-                forth.transport.abort()
-        writer.transport.abort()
-        self.connections.discard(task)
+        try:
+            with suppress(OSError, asyncio.CancelledError):  # only the end of the cable cancels
+                back, forth = await asyncio.open_unix_connection(self._socket)
+                self._writers |= {writer, forth}
+                committing = asyncio.Event()
+                try:
+                    await asyncio.gather(self._ask(reader, forth, committing), self._tell(back, writer, committing))
+                finally:
+                    self._writers -= {writer, forth}
+                    forth.transport.abort()
+        finally:
+            writer.transport.abort()
+            self.connections.discard(task)
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, committing: asyncio.Event) -> None:
         while piece := await reader.read(PIECE):
@@ -80,6 +83,9 @@ async def database_proxy(socket: str) -> AsyncIterator[DatabaseProxy]:
         yield line
     finally:
         server.close()
-        for task in list(line.connections):
-            task.cancel()
-        await asyncio.gather(*line.connections, return_exceptions=True)
+        for _ in range(TURNS):
+            # The next turns serve a connection that was just accepted, and close one that was aborted.
+            await asyncio.sleep(0)
+            for task in list(line.connections):
+                task.cancel()
+            await asyncio.gather(*line.connections, return_exceptions=True)
