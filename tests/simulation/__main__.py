@@ -20,6 +20,8 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="Print the trace of each history.")
     parser.add_argument("--no-shrink", action="store_true", help="Do not shorten the history that fails.")
     arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        parser.error("--seeds must be at least 1")
     first = time.time_ns() // 1_000_000_000 if arguments.first is None else arguments.first
     began, ended = time.perf_counter(), list[Ended]()
     for seed in range(first, first + arguments.seeds):

@@ -15,7 +15,6 @@ CREATE: Final = f"/kling/v1/{KIND}"
 SENDING_SECONDS: Final = 60.0
 TRIES: Final = 30
 FINAL: Final = frozenset({"succeeded", "failed"})
-SETTLED: Final = FINAL | {"rejected", "expired", "canceled"}
 Style = Literal["submit", "expect", "adopt"]
 Naming = Literal["external id", "idempotency key", "none"]
 
@@ -29,11 +28,10 @@ class Order:
     style: Style
     naming: Naming
     task_id: str | None = None
-    provider_task_id: str | None = None
-    # The last answer was an error, so nothing may exist.
+    # The last answer said that this order is never accepted.
     refused: bool = False
-    # A request ended without an answer since the last one with an answer.
-    in_the_dark: bool = False
+    # A request ended without an answer, and none was accepted since.
+    unanswered: bool = False
     done: bool = False
     answers: list[str] = field(default_factory=list)
 
@@ -97,13 +95,13 @@ class Clients:
             answers = await asyncio.gather(*tries)
             for answer in answers:
                 self._note_answer(order, answer)
-            if order.task_id is not None or (order.refused and self._final_refusal(answers[-1])):
+            if order.task_id is not None or order.refused:
                 return
             await asyncio.sleep(world.between(f"again {about}", 0.5, 5.0))
 
     def _note_answer(self, order: Order, answer: Answer | None) -> None:
         if answer is None:
-            order.in_the_dark = True
+            order.unanswered = True
             order.answers.append("none")
             return
         order.answers.append(str(answer.status))
@@ -111,13 +109,14 @@ class Clients:
             data = answer.json()["data"]
             if order.task_id not in {None, data["task_id"]}:
                 self.leaks.append(f"order {order.number} has two tasks: {order.task_id} and {data['task_id']}")
-            order.task_id, order.refused, order.in_the_dark = data["task_id"], False, False
+            order.task_id, order.refused, order.unanswered = data["task_id"], False, False
         else:
-            order.refused = order.task_id is None
+            order.refused = order.task_id is None and self._is_refusal(answer)
 
     @staticmethod
-    def _final_refusal(answer: Answer | None) -> bool:
-        return answer is not None and 400 <= answer.status < 500 and answer.status not in {408, 409, 425, 429}
+    def _is_refusal(answer: Answer) -> bool:
+        """Return whether repeating the request is pointless."""
+        return 400 <= answer.status < 500 and answer.status not in {408, 409, 425, 429}
 
     async def _expect(self, order: Order) -> None:
         """Expect a task, then make it at the provider as one's own code would."""
@@ -135,13 +134,11 @@ class Clients:
             return
         await asyncio.sleep(world.between(f"own submit {order.number}", 0.0, 3.0))
         made = provider.make({"prompt": order.prompt, "external_task_id": external_id, "callback_url": callback_url})
-        order.provider_task_id = made.id
         if world.chance(f"attach {order.number}") < 0.5 or provider.renames:
             await self._until_answered(order, "PATCH", f"/v1/tasks/{order.task_id}", {"provider_task_id": made.id})
 
     async def _adopt(self, order: Order) -> None:
         made = self.deployment.provider.make({"prompt": order.prompt})
-        order.provider_task_id = made.id
         await asyncio.sleep(self.world.between(f"adopt {order.number}", 0.0, 20.0))
         body = {"provider": "kling", "kind": KIND, "provider_task_id": made.id}
         answer = await self._until_answered(order, "POST", "/v1/tasks/adopt", body)

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,8 @@ from tests.simulation.sinks import Destinations
 from tests.simulation.world import World
 
 RESTART_SECONDS: Final = (0.3, 4.0)
+# An incident that keeps a process from starting is over by then.
+MOST_STARTS: Final = 60
 
 
 class Deployment:
@@ -29,20 +31,24 @@ class Deployment:
         # Every process of the history: what a killed one had begun is kept to the end.
         self._past: list[Process] = []
 
-    async def start(self) -> None:
-        """Start a process, again and again until it runs: a supervisor does that."""
-        while self.process is None:
+    async def start(self, *, tries: int = MOST_STARTS) -> None:
+        """Start a process as a supervisor does: again, if it cannot. Raises the error of the last try."""
+        for left in reversed(range(tries)):
             self._number += 1
             process = Process(
                 self.world, self._number, self.database, provider=self.provider, destinations=self.destinations
             )
             self._past.append(process)
-            with suppress(Exception):
+            try:
                 await process.start()
+            except Exception:
+                process.kill()
+                if not left:
+                    raise
+                await asyncio.sleep(1.0)
+            else:
                 self.process = process
                 return
-            process.kill()
-            await asyncio.sleep(1.0)
 
     def kill(self) -> None:
         """Kill the process at this very step; it is started again a little later."""
@@ -92,9 +98,11 @@ class Deployment:
         all_headers = {"authorization": f"Bearer {KEYS[client]}", **(headers or {})}
         if body:
             all_headers["content-type"] = "application/json"
-        return await call(
+        answer = await call(
             process.app, process.life, method, url, headers=all_headers, body=body, hang_up_after=hang_up_after
         )
+        self._note_error(answer, f"{method} {url}")
+        return answer
 
     async def post_callback(self, url: str, headers: dict[str, str], body: bytes) -> int | None:
         """Send one request of the provider; None where there is no answer."""
@@ -106,7 +114,12 @@ class Deployment:
             answer = await call(process.app, process.life, "POST", url, headers=all_headers, body=body)
         except Broken:
             return None
+        self._note_error(answer, "a callback")
         return answer.status
+
+    def _note_error(self, answer: Answer, what: str) -> None:
+        if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.world.internal_errors.append(f"{what}: {answer.body[:200]!r}")
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Read the database as any other program would."""

@@ -42,14 +42,27 @@ def _error(text: str, code: int) -> sqlite3.OperationalError:
     return error
 
 
-def faulty_connection(disk: Disk, clock: Callable[[], datetime]) -> type[sqlite3.Connection]:
-    """Return the connections of a history: they write to ``disk``, go by ``clock``, and wait for no lock."""
+def faulty_cursor(disk: Disk) -> type[sqlite3.Cursor]:
+    """Return the cursors of a history: they write to ``disk``."""
 
     class FaultyCursor(sqlite3.Cursor):
         def execute(self, sql: str, *values: Any) -> Any:
             if sql.startswith(WRITES):
                 disk.write()
             return super().execute(sql, *values)
+
+        def executemany(self, sql: str, *values: Any) -> Any:
+            if sql.startswith(WRITES):
+                disk.write()
+            return super().executemany(sql, *values)
+
+    return FaultyCursor
+
+
+def faulty_connection(disk: Disk, clock: Callable[[], datetime]) -> type[sqlite3.Connection]:
+    """Return the connections of a history: they write to ``disk``, go by ``clock``, and wait for no lock."""
+
+    cursors = faulty_cursor(disk)
 
     class FaultyConnection(sqlite3.Connection):
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -61,7 +74,7 @@ def faulty_connection(disk: Disk, clock: Callable[[], datetime]) -> type[sqlite3
             # To wait for a lock in real time would stop the world; ``inline_work`` waits in virtual time.
             return super().execute(f"{BUSY_TIMEOUT}0" if sql.startswith(BUSY_TIMEOUT) else sql, *values)
 
-        def cursor(self, factory: Any = FaultyCursor) -> Any:
+        def cursor(self, factory: Any = cursors) -> Any:
             return super().cursor(factory)
 
         def commit(self) -> None:

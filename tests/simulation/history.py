@@ -42,12 +42,13 @@ STORM_SECONDS: Final = 100.0
 CALM_SECONDS: Final = 1_500.0
 LOOK_SECONDS: Final = 10.0
 # On a disk in memory: what a real disk does is not simulated by waiting for one.
+FORMATTER: Final = logging.Formatter()
 MEMORY: Final = Path("/dev/shm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """What became of one history."""
+    """The outcome of one history."""
 
     plan: Plan
     violations: tuple[Violation, ...]
@@ -89,12 +90,13 @@ async def _lived(world: World, disk: Disk, deployment: Deployment, log: list[str
     clients = Clients(world, deployment)
     operators, incidents = Operators(world, deployment, clients), Incidents(world, deployment, disk)
     oracle = Oracle(world, deployment, clients, operators)
-    await deployment.start()
+    await deployment.start(tries=1)
     orders = [world.start(clients.run(order)) for order in clients.orders]
     others = [world.start(operators.run(number)) for number in plan.interventions]
     others += [world.start(incidents.run(number)) for number in plan.incidents]
     await asyncio.sleep(STORM_SECONDS)
-    await asyncio.wait(others)
+    if others:
+        await asyncio.wait(others)
     world.calm, world.clock_offset = True, type(world.clock_offset)()
     world.note("calm")
     deployment.provider.calm_down()
@@ -154,7 +156,8 @@ class _Collector(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
+        # With the traceback, which the real log prints too.
+        self.lines.append(FORMATTER.format(record))
 
 
 @contextmanager

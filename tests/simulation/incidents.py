@@ -40,9 +40,8 @@ class Incidents:
         world, name = self.world, f"incident {number}"
         await asyncio.sleep(world.between(name, 2.0, 85.0))
         kind = "kill" if number == 0 else world.choice(name, tuple(self._kinds))
-        if not world.calm:
-            world.note_fault(kind, name)
-            await self._kinds[kind](name)
+        world.note_fault(kind, name)
+        await self._kinds[kind](name)
 
     async def _kill(self, name: str) -> None:
         """Kill the process at a step of the event loop, whatever that step is."""

@@ -47,8 +47,7 @@ class Operators:
                 order = world.choice(name, known)
                 await self._about(action, str(order.task_id))
             case _:
-                return
-        world.events[f"operator: {action}"] += 1
+                world.note(f"operator: {action} has no task yet")
 
     async def _about(self, action: str, task_id: str) -> None:
         match action:

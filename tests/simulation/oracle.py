@@ -23,6 +23,8 @@ from tests.simulation.world import World
 TRUTH: Final = {"succeed": "succeeded", "failed": "failed"}
 CALLBACK_TOKEN: Final = re.compile(r"/callbacks/kling/[A-Za-z0-9_-]{20,}")
 WINDOW_SECONDS: Final = 60.0
+# What changes without an event of its own.
+UNPUBLISHED: Final = frozenset({"updated_at", "last_observed_at", "polled_at", "next_poll_at", "poll_count"})
 # A deadline that a wrong clock set may be hours away.
 OPEN_ROWS: Final = (
     "SELECT count(*) FROM tasks WHERE status IN ('pending', 'submitted', 'processing') "
@@ -82,6 +84,7 @@ class Oracle:
     def violations(self, log: list[str]) -> list[Violation]:
         """Return every broken guarantee. ``log`` has the log lines of all processes."""
         found = [Violation("client saw another's data", leak) for leak in self.clients.leaks]
+        found += [Violation("internal error", error) for error in self.world.internal_errors]
         made, rows = self._made(), self._tasks()
         for order in self.clients.orders:
             found += self._about_order(order, made[order.prompt], rows)
@@ -96,12 +99,14 @@ class Oracle:
         if len(made) > 1:
             yield Violation("doubled", f"{name}: the provider made {[task.id for task in made]}")
         if order.task_id is None:
-            if made and order.style == "submit" and order.refused and not order.in_the_dark:
+            if made and order.style == "submit" and order.refused and not order.unanswered:
                 yield Violation("refused but made", f"{name}: {made[0].id}")
-            elif not order.refused and order.style != "adopt":
-                yield Violation("stuck", f"{name}: never answered")
+            elif not order.refused:
+                yield Violation("stuck", f"{name}: never accepted")
         elif (row := rows.get(order.task_id)) is None:
             yield Violation("lost", f"{name}: there is no row")
+        elif row["client"] != order.client:
+            yield Violation("another client's task", f"{name}: it belongs to {row['client']}")
         elif made:
             yield from self._about_made(name, order, made[0], row)
         elif row["status"] in FINAL:
@@ -153,7 +158,8 @@ class Oracle:
         for _, task_id, version, kind, data in recorded:
             if task_id is not None:
                 versions[task_id].append(version)
-                contents[task_id, version] = f"{kind} {data}"
+                published = {name: value for name, value in json.loads(data).items() if name not in UNPUBLISHED}
+                contents[task_id, version] = json.dumps([kind, published])
         for task_id, numbers in versions.items():
             if any(earlier >= later for earlier, later in pairwise(numbers)):
                 yield Violation("events out of order", f"{task_id}: {numbers}")
@@ -205,7 +211,7 @@ class Oracle:
 
     def _tasks(self) -> dict[str, dict[str, Any]]:
         names = (
-            *("id", "status", "reason", "origin", "provider_task_id", "sent_external_id"),
+            *("id", "status", "reason", "origin", "client", "provider_task_id", "sent_external_id"),
             *("next_poll_at", "conflict_at", "facts"),
         )
         found = self.deployment.rows(f"SELECT {', '.join(names)} FROM tasks")

@@ -1,7 +1,7 @@
-"""A fake Kling with every fault of a real one, and the truth about what it made and charged.
+"""A fake Kling with every fault of a real one, and the truth about what it made.
 
-It shares no code with Homing: shapes and words are written here from the documentation. Where a real provider cannot
-be known, a fault says what is assumed.
+It imports only the types of a transport from Homing: shapes and words are written here from the documentation. Where a
+real provider cannot be known, a fault says what is assumed.
 """
 
 import asyncio
@@ -25,13 +25,15 @@ SECRET_KEY: Final = b"simulated webhook key, 32 bytes.."
 OTHER_KEY: Final = b"a key that the provider never had"
 WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(SECRET_KEY).decode()
 REPEATS: Final = 3
+# Longer than any request waits.
+FOR_EVER_SECONDS: Final = 3_600.0
 API_KEY: Final = "simulated-provider-api-key"
 # Sends one callback and returns the HTTP status of the answer, None where there was none.
 Post = Callable[[str, dict[str, str], bytes], Awaitable[int | None]]
 
 
 class Provider:
-    """The provider of one history. ``sender`` is what Homing gets as its transport."""
+    """The provider of one history. Homing gets it as its transport."""
 
     def __init__(self, world: World, post: Post) -> None:
         self.world = world
@@ -70,14 +72,21 @@ class Provider:
     # -- requests -------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """A sender is opened by each process."""
+        """Do nothing: each process opens its transport."""
 
     async def close(self) -> None:
-        """A sender is closed by each process."""
+        """Do nothing: each process closes its transport."""
 
     async def send(self, account: Account, call: Call, *, now: datetime, within: timedelta) -> Reply:
         """Answer one request of Homing, as ``tracker.transport.Sender`` does over HTTP."""
         del account, now
+        try:
+            async with asyncio.timeout(within.total_seconds()):
+                return await self._answer(call)
+        except TimeoutError:
+            raise ReplyLost("no answer in time") from None
+
+    async def _answer(self, call: Call) -> Reply:
         world, name = self.world, f"{call.method} {call.path}"
         self.requests.append((world.loop.time(), call.method))
         world.note(f"provider <- {name}")
@@ -88,24 +97,23 @@ class Provider:
             await asyncio.sleep(seconds)
             raise NotSent("could not connect")
         if world.loop.time() < self._down_until:
-            return await self._broken(name, seconds, within)
+            return await self._broken(name, seconds)
         await asyncio.sleep(seconds / 2)
         reply = self._create(json.loads(call.body)) if call.method == "POST" else self._query(call)
-        if isinstance(reply, ReplyLost):
-            await asyncio.sleep(max(0.0, within.total_seconds() - seconds / 2))
-            raise reply
+        if reply is None:
+            await asyncio.sleep(FOR_EVER_SECONDS)
+            raise ReplyLost("no answer in time")
         await asyncio.sleep(seconds / 2)
         world.note(f"provider -> {name}: {reply.status} {reply.body[:120]!r}")
         return reply
 
-    async def _broken(self, name: str, seconds: float, within: timedelta) -> Reply:
+    async def _broken(self, name: str, seconds: float) -> Reply:
         how = self.world.choice("outage", ("not sent", "lost", "html", "maintenance"))
         self.world.note_fault("outage", f"{name}: {how}")
         if how == "not sent":
             raise NotSent("could not connect")
         if how == "lost":
-            await asyncio.sleep(within.total_seconds())
-            raise ReplyLost("no answer in time")
+            await asyncio.sleep(FOR_EVER_SECONDS)
         await asyncio.sleep(seconds)
         return page_of(502) if how == "html" else reply_of(503, 5001, "server maintenance")
 
@@ -128,7 +136,7 @@ class Provider:
             return reply_of(429, code, "too many requests", headers=headers)
         return None
 
-    def _create(self, body: dict[str, Any]) -> Reply | ReplyLost:
+    def _create(self, body: dict[str, Any]) -> Reply | None:
         world = self.world
         name = f"create {body.get('external_task_id', '')}"
         if (refused := self._common(name) or self._refusal(name, body)) is not None:
@@ -136,12 +144,12 @@ class Provider:
         if world.strikes("created late", name):
             # The task appears after the connection is long gone.
             self._start(self._make_later(world.between("late", 1.0, 12.0), body))
-            return ReplyLost("no answer in time")
+            return None
         if world.strikes("never created, no reply", name):
-            return ReplyLost("no answer in time")
+            return None
         made = self.make(body)
         if world.strikes("reply lost", name):
-            return ReplyLost("no answer in time")
+            return None
         reply = reply_of(200, 0, data=shown(made, world.true_time()))
         return self._unreadable(reply) if world.strikes("unreadable reply", name) else reply
 
@@ -153,12 +161,12 @@ class Provider:
             return reply_of(400, 1201, f"External_task_id {external_id} already exists")
         return None
 
-    def _query(self, call: Call) -> Reply | ReplyLost:
+    def _query(self, call: Call) -> Reply | None:
         world, name = self.world, f"{call.method} {call.path}"
         if (refused := self._common(name)) is not None:
             return refused
         if world.strikes("poll reply lost", name):
-            return ReplyLost("no answer in time")
+            return None
         now = world.true_time()
         if world.strikes("stale read", name):
             now -= timedelta(seconds=world.between("stale", 0.5, 6.0))

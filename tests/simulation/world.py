@@ -22,7 +22,7 @@ SCALE: Final = 2.0**64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a history consists of. A shorter history with the same seed keeps the chances of all that is left.
+    """What a history consists of. A shorter history with the same seed keeps most chances of what is left.
 
     ``rates`` are the probabilities of the faults by name; ``orders`` the numbers of the clients' orders; ``incidents``
     the numbers of the troubles of the environment; ``interventions`` those of the operators' actions.
@@ -37,7 +37,7 @@ class Plan:
 
 @dataclass(slots=True)
 class World:
-    """One history. Everything random is derived from its seed and a name, so that removing a part changes no other."""
+    """One history. Its seed and a name give everything random, so that removing a part changes little else."""
 
     plan: Plan
     loop: VirtualLoop = field(init=False)
@@ -46,8 +46,9 @@ class World:
     # After this moment of the loop nothing fails any more.
     calm: bool = False
     faults: Counter[str] = field(default_factory=Counter)
-    events: Counter[str] = field(default_factory=Counter)
     trace: list[str] = field(default_factory=list)
+    # Answers with status 500, and processes that ended by themselves.
+    internal_errors: list[str] = field(default_factory=list)
     _drawn: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
