@@ -101,7 +101,8 @@ LISTS = {"list", "events", "gateway list"}
 
 
 async def test_request_cannot_reach_another_clients_task(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
-    sandbox = kling_sandbox_factory(held=True)
+    # A late callback about the task would change it too.
+    sandbox = kling_sandbox_factory(held=True, callbacks=False)
     async with homing_server(tmp_path, sandbox.base_url, policy=SILENT, api_keys=KEYS, loops=False) as homing:
         ours = await homing.created(prompt="a secret prompt", external_task_id="order-9")
         theirs = (await homing.client.get(f"/v1/tasks/{ours}")).json()["provider_task_id"]
