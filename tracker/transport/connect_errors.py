@@ -1,4 +1,4 @@
-"""Why no connection could be made, in words that repeat no URL."""
+"""Error texts for failed connections. They never contain a URL."""
 
 import socket
 import ssl
@@ -31,5 +31,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     chain: list[BaseException] = []
     while error not in chain:
         chain.append(error)
-        error = error.__cause__ or error.__context__ or error
+        if isinstance(error, BaseExceptionGroup):
+            # Every address of the host failed. The first one says as much as all.
+            error = error.exceptions[0]
+        else:
+            error = error.__cause__ or error.__context__ or error
     return reversed(chain)
