@@ -119,7 +119,7 @@ class _Simulation:
         while self._open():
             due = await self._tracker.store.due_tasks.next_due()
             # The reconciler runs at intervals. A task that becomes due in between waits for it.
-            idle = self._tracker.policy.idle
+            idle = self._tracker.policy.reconciler_idle
             next_round = None if due is None else round_at + max(-(-(due - round_at) // idle), 1) * idle
             if self._events and (next_round is None or self._events[0][0] <= next_round):
                 self._clock.now, _, action = heapq.heappop(self._events)

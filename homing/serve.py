@@ -16,7 +16,7 @@ from homing.server.serving_lock import Held, ServingLock
 from homing.server.web_server import Stop, address, listen, running, when_stopped
 from receiver.app import create_receiver
 from receiver.settings import ReceiverSettings
-from tracker.api import Access, AccessGuard, Limits, check_keys, guarded_routes, health_routes
+from tracker.api import Access, AccessGuard, Limits, WrongKeys, check_keys, guarded_routes, health_routes
 from tracker.api.http.capacity import DEFAULT_CONNECTIONS
 from tracker.app import LARGEST_BODIES, create_tracker, reconciler_of, sinks_of
 from tracker.delivery.relay import Relay
@@ -119,7 +119,7 @@ class Homing:
         self.local_key: LocalKey | None = None
         access = access or access_of(settings)
         self._makes_key = Part.API in parts and _makes_key(settings, access)
-        self._guard = AccessGuard(access)
+        self._guard = AccessGuard(access, WrongKeys(self.tracker.monotonic))
         self.app = _app(self.tracker, settings, self._guard, parts, connections)
         if subscribers and Part.LOOPS not in parts:
             raise SettingsError("Subscribers need the loops. Add Part.LOOPS to the parts of this process")

@@ -42,7 +42,7 @@ def create_tracker(
     ``policy`` replaces the delays that the settings choose, ``store`` the database that they name,
     ``transport`` the way to the provider. Where several processes share the database, ``clock`` is a SteeredClock,
     and ``loops.membership`` steers it. ``monotonic`` measures durations, in seconds. All random values come from
-    ``random_bytes``. ``subscribers`` are sinks that an operator meets beside those of the settings.
+    ``random_bytes``. ``subscribers`` are further sinks, next to those of the settings.
     """
     kling = Account(
         name="default",
@@ -66,7 +66,7 @@ def create_tracker(
         transport=transport or _transport(),
         source=settings.source,
         sinks=all_sinks(settings.sinks, subscribers),
-        sink_secrets=settings.sink_secrets,
+        sink_secrets=SinkSecrets(store.secrets.get, settings.sink_secrets, random_bytes=random_bytes),
     )
 
 
@@ -79,7 +79,7 @@ def sinks_of(
     """
     context = SinkContext(
         source=settings.source,
-        secrets=SinkSecrets(tracker.store.secrets.get, settings.sink_secrets, random_bytes=tracker.random_bytes),
+        secrets=tracker.sink_secrets,
         clock=tracker.clock,
         allowed=settings.allowed_targets,
     )

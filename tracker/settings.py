@@ -215,8 +215,8 @@ class CheckedSettings:
     """The valid settings, and a sentence for each problem.
 
     ``errors`` are about ``invalid`` or contradictory fields, ``unknown`` about variables that are not settings. The
-    fields in ``left_out`` have their default values in ``settings``: they are invalid, or cannot be checked beside an
-    invalid one.
+    fields in ``left_out`` have their default values in ``settings``: they are invalid, or depend on an invalid
+    field.
     """
 
     settings: Settings

@@ -191,7 +191,7 @@ def api_keys(text: str) -> tuple[NamedKey, ...]:
                 "write name:key,… (name*:key sees the tasks of all clients). `homing key NAME` creates one"
             )
         if fault := key_fault(key):
-            # The name is not shown: somebody may have swapped the name and the key.
+            # The name is not shown: the operator may have swapped the name and the key.
             raise ValueError(f"the key of entry {number} {fault}. `homing key NAME` creates one")
         result.append(
             NamedKey(name=name.removesuffix(ALL_CLIENTS_MARK), key=key, sees_all=name.endswith(ALL_CLIENTS_MARK))

@@ -111,7 +111,7 @@ async def test_poll_by_two_ids_counts_as_two(tmp_path: Path, kling_sandbox: Runn
 
 async def url_of(homing: HomingServer, ours: str) -> str:
     """Return the callback URL of a task, as sent to the provider."""
-    return str(homing.tracker.adoption._callback_urls.of_task(await homing.task(ours)))  # noqa: SLF001 - nobody else tells it
+    return str(homing.tracker.adoption._callback_urls.of_task(await homing.task(ours)))  # noqa: SLF001 - no public method returns it
 
 
 async def test_unknown_id_batches_are_bounded(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:

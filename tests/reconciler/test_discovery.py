@@ -117,7 +117,7 @@ async def test_orphan_waits_while_provider_is_unavailable(tmp_path: Path, kling_
         await homing.client.post(await shared_callback_url(homing), json={"id": theirs, "status": "processing"})
         await homing.reconciler.run_once()
         (orphan,) = await orphans(homing)
-        assert (orphan["state"], orphan["why"]) == ("waiting", "the provider did not answer")
+        assert (orphan["state"], orphan["why"]) == ("waiting", "Homing could not get it from the provider")
         requests = len(line.seen)
         await homing.reconciler.run_once()
         assert len(line.seen) == requests

@@ -19,8 +19,7 @@ from tests.simulation.provider import API_KEY, WEBHOOK_SECRET, Provider
 from tests.simulation.sinks import SETTING, Destinations, SimulatedPoster
 from tests.simulation.virtual_loop import Life
 from tests.simulation.world import World
-from tracker.api import AccessGuard, guarded_routes
-from tracker.api.http.access import WrongKeys
+from tracker.api import AccessGuard, WrongKeys, guarded_routes
 from tracker.api.http.capacity import DEFAULT_CONNECTIONS
 from tracker.app import create_tracker, reconciler_of
 from tracker.delivery.sinks.base import Sink
@@ -33,7 +32,6 @@ from tracker.model.clock import SteeredClock
 from tracker.model.keys import NamedKey
 from tracker.model.sinks import SinkSpec
 from tracker.rules.schedule import Policy
-from tracker.service.sink_secrets import SinkSecrets
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
 
@@ -42,7 +40,7 @@ KEYS: Final = {name: f"simulated-key-of-{name}" for name in (*CLIENTS, "operator
 # The durations of a real deployment, except that a history does not wait for hours: nothing is polled so seldom, and
 # an idle process looks less often.
 POLICY: Final = Policy(
-    idle=timedelta(seconds=2),
+    reconciler_idle=timedelta(seconds=2),
     feed_scan_interval=timedelta(seconds=20),
     greatest_gap=timedelta(seconds=60),
     expired_gap=timedelta(seconds=60),
@@ -129,7 +127,9 @@ class Process:
             await self._serve(ready)
         except Exception as error:  # noqa: BLE001 - a start that fails is an outcome
             self.world.note(f"{self.life.name} ended: {type(error).__name__} {error}")
-            if not ready.done():
+            if ready.done():
+                self.world.internal_errors.append(f"{self.life.name} ended: {type(error).__name__} {error}")
+            else:
                 ready.set_exception(error)
 
     async def _serve(self, ready: "asyncio.Future[None]") -> None:
@@ -161,8 +161,7 @@ class Process:
                 self.app = None
 
     def _sinks(self, tracker: Tracker) -> list[tuple[SinkSpec, Sink]]:
-        secrets = SinkSecrets(tracker.store.secrets.get, {}, random_bytes=tracker.random_bytes)
-        poster, settings = SimulatedPoster(self._destinations), self._settings
+        secrets, poster, settings = tracker.sink_secrets, SimulatedPoster(self._destinations), self._settings
         sinks: list[tuple[SinkSpec, Sink]] = [
             (CALLBACKS_SPEC, Callbacks(secrets=secrets, poster=poster, clock=tracker.clock))
         ]

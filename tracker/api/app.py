@@ -12,7 +12,7 @@ from tracker.api.documents import document_endpoint
 from tracker.api.events import EVENTS
 from tracker.api.gateway import GATEWAY, GATEWAY_PREFIXES
 from tracker.api.gateway_errors import ENVELOPE
-from tracker.api.http.access import Access, AccessGuard, check_keys
+from tracker.api.http.access import Access, AccessGuard, WrongKeys, check_keys
 from tracker.api.http.capacity import Capacity, Limits
 from tracker.api.http.endpoint import ApiEndpoint
 from tracker.api.http.openapi import describe
@@ -39,7 +39,7 @@ def routes(tracker: Tracker, access: Access, *, limits: Limits = DEFAULT_LIMITS)
     Raises: SettingsError, if ``access`` has no key or a weak one.
     """
     check_keys(access)
-    return guarded_routes(tracker, AccessGuard(access), limits=limits)
+    return guarded_routes(tracker, AccessGuard(access, WrongKeys(tracker.monotonic)), limits=limits)
 
 
 def guarded_routes(tracker: Tracker, guard: AccessGuard, *, limits: Limits = DEFAULT_LIMITS) -> list[BaseRoute]:

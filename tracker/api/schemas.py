@@ -1,4 +1,4 @@
-"""The models of requests and answers of the task API. Only the API uses pydantic."""
+"""The models of requests and answers of the task API."""
 
 from datetime import datetime
 from typing import Annotated, Final, Literal, Self

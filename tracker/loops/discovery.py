@@ -76,7 +76,7 @@ class Discovery:
                 return await self._confirmed(account, orphan, name, outcome)
             absent += isinstance(outcome, Missing)
         unknown = absent == len(names)
-        why = "the provider does not know it" if unknown else "the provider did not answer"
+        why = "the provider does not know it" if unknown else "Homing could not get it from the provider"
         # The first callback may arrive before the provider's queries know the task, so one denial is not enough.
         await self._leave(orphan, why)
         return False

@@ -114,7 +114,7 @@ class Reconciler:
                 started = asyncio.create_task(self._round(stop))
                 rounds.add(started)
                 started.add_done_callback(rounds.discard)
-            await _any(stop, self._more, within=self._policy.idle)
+            await _any(stop, self._more, within=self._policy.reconciler_idle)
         await asyncio.gather(learning, *rounds)
 
     async def _round(self, stop: asyncio.Event) -> None:

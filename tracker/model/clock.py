@@ -17,7 +17,7 @@ READINGS: Final = 8
 # A smaller difference is a slow reading, or a clock that is slowly adjusted. A larger one means that a clock was set.
 SET_BY: Final = timedelta(seconds=2)
 Monotonic = Callable[[], float]
-# Returns so many random bytes, which nobody can guess.
+# Returns the given number of unpredictable random bytes.
 RandomBytes = Callable[[int], bytes]
 
 

@@ -42,9 +42,9 @@ class Policy:
     ``submission_capacity`` is how many bytes of bodies may wait at once for the provider's answer to their submit.
     ``first_poll_delay`` is the operator's own. Every ``learn_every`` the schedule learns from the tasks that ended
     ``callback_grace`` ago or earlier: a callback may arrive so late and still count. While a
-    task is in conflict, two polls are at most ``conflict_gap`` apart; polling stops after ``conflict_patience``.
-    ``idle`` is the pause of the reconciler if nothing is due; ``feed_scan_interval`` how often the feed reads events
-    although nothing announced one.
+    task is in conflict, two polls are at most ``conflict_gap`` apart. Polling stops after ``conflict_patience``.
+    The reconciler pauses for ``reconciler_idle`` if nothing is due. Without a notice, the feed reads events every
+    ``feed_scan_interval``.
     """
 
     answer_within: timedelta = timedelta(seconds=18)
@@ -77,7 +77,7 @@ class Policy:
     callback_grace: timedelta = timedelta(seconds=60)
     conflict_gap: timedelta = timedelta(hours=1)
     conflict_patience: timedelta = timedelta(days=3)
-    idle: timedelta = timedelta(seconds=0.1)
+    reconciler_idle: timedelta = timedelta(seconds=0.1)
     feed_scan_interval: timedelta = timedelta(seconds=1)
 
 

@@ -113,7 +113,7 @@ class Adoption:
             self._remember_absent((account.name, kind, ref))
             raise NotFound(f"the provider has no task {ref}")
         if not isinstance(outcome, Found):
-            raise ProviderUnavailable("the provider did not answer about the task. Try again later")
+            raise ProviderUnavailable("Homing could not get the task from the provider. Try again later")
         task = await self.take(request, outcome)
         if task.client != caller.name and not caller.sees_all:
             raise NotFound(f"the provider has no task {ref}")

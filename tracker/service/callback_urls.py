@@ -66,7 +66,7 @@ class CallbackUrls:
     ) -> tuple[SharedCallbackUrl, str]:
         """Create a shared callback URL. The URL with its token is returned only once."""
         if self._public_url is None:
-            raise InvalidRequest("There is no public URL. Set HOMING_PUBLIC_URL.")
+            raise InvalidRequest("there is no public URL. Set HOMING_PUBLIC_URL")
         token = callback_tokens.shared_token(self._random_bytes(callback_tokens.SHARED_BYTES))
         shared = SharedCallbackUrl(
             id=0,

@@ -7,7 +7,6 @@ operator sets none, Homing generates a secret. It is in the database, so that re
 import hmac
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Final
 
 from tracker.model.clock import RandomBytes
@@ -15,7 +14,6 @@ from tracker.model.sinks import CALLBACKS
 from tracker.model.webhook_keys import webhook_key
 
 KEY_BYTES: Final = 32
-NO_SECRETS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
 _CLIENT: Final = b"homing callbacks to client "
 
 

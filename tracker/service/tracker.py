@@ -44,7 +44,7 @@ from tracker.service.readiness import Readiness
 from tracker.service.recorder import Recorder
 from tracker.service.restoration import Restoration
 from tracker.service.sink_admin import SinkAdmin
-from tracker.service.sink_secrets import NO_SECRETS, SinkSecrets
+from tracker.service.sink_secrets import SinkSecrets
 from tracker.service.submission import Submission, SubmitRequest
 from tracker.service.waiting import Waiting
 from tracker.storage.store import Store
@@ -67,9 +67,9 @@ class Tracker:
         monotonic: Monotonic,
         random_bytes: RandomBytes,
         transport: Sender,
+        sink_secrets: SinkSecrets,
         source: str = NO_SOURCE,
         sinks: Sequence[SinkSpec] = (),
-        sink_secrets: Mapping[str, Sequence[str]] = NO_SECRETS,
     ) -> None:
         self.providers = accounts
         self.clock = clock
@@ -80,7 +80,7 @@ class Tracker:
         self.store = store
         self._readiness = Readiness(store=store, clock=clock, failing=lambda: self._recorder.trouble)
         self.learner = Learner(store=store, accounts=accounts, policy=policy, clock=clock, monotonic=monotonic)
-        self.rules = Rules(
+        self.rules = rules = Rules(
             policy=policy,
             threshold=threshold,
             random=Random(random_bytes(16)).random,  # noqa: S311 - spreads due times, and is used for every callback
@@ -90,13 +90,8 @@ class Tracker:
         self.source = source
         self.feed = Feed(store.events, notices=store.notices, scan_interval=policy.feed_scan_interval)
         self.audit = store.audit
-        self.sink_admin = SinkAdmin(
-            store,
-            sinks,
-            SinkSecrets(store.secrets.get, sink_secrets, random_bytes=random_bytes),
-            clock=clock,
-            committed=self.feed.signal_commit,
-        )
+        self.sink_secrets = sink_secrets
+        self.sink_admin = SinkAdmin(store, sinks, sink_secrets, clock=clock, committed=self.feed.signal_commit)
         self._waiting = Waiting(feed=self.feed, get=self.get)
         self._recorder = Recorder(store, committed=self.feed.signal_commit)
         self._transport = transport
@@ -112,12 +107,7 @@ class Tracker:
             clock=clock,
         )
         self.poller = Poller(
-            store=store,
-            recorder=self._recorder,
-            transport=self._transport,
-            rules=self.rules,
-            clock=clock,
-            monotonic=monotonic,
+            store=store, recorder=self._recorder, transport=transport, rules=rules, clock=clock, monotonic=monotonic
         )
         self.watch = self.poller.watch
         self.submission = Submission(
@@ -356,10 +346,7 @@ class Tracker:
         return await self._waiting.settled(caller, ref, most=timeout)
 
     async def changed(self, caller: ClientIdentity, ref: str, *, since: int | None, most: timedelta) -> Task:
-        """Return a task once its version differs from ``since``, or as it is after ``most``.
-
-        If ``since`` is None, the present version counts.
-        """
+        """Return a task once its version differs from ``since`` (None: the present one), or as it is after ``most``."""
         return await self._waiting.changed(caller, ref, since=since, most=most)
 
     async def stats(self, caller: ClientIdentity) -> Stats:

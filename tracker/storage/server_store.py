@@ -1,4 +1,7 @@
-"""The processes that serve the database: a row per process, with its heartbeat. The database's clock judges all."""
+"""The processes that serve the database: a row per process, with its heartbeat.
+
+All times come from the database's clock.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta

@@ -319,7 +319,7 @@ class ServerRow(TableRow, table=True):
 
 
 class ForgottenRow(TableRow, table=True):
-    """A task that retention deleted. Its row prevents that a late callback about it counts as a new task."""
+    """A task that retention deleted. Its row prevents a late callback from counting as a new task."""
 
     __tablename__: ClassVar[str] = "forgotten"
     __table_args__ = (Index("ix_forgotten_at", "at"),)

@@ -59,11 +59,8 @@ class RequestHandler:
     capacity: Capacity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, request_id, began = (
-            Request(scope, receive),
-            self.tracker.random_bytes(12).hex(),
-            self.tracker.monotonic(),
-        )
+        request = Request(scope, receive)
+        request_id, began = self.tracker.random_bytes(12).hex(), self.tracker.monotonic()
         resources = RequestResources(self.capacity)
         try:
             try:

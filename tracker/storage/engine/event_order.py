@@ -87,9 +87,9 @@ class Continuity:
         self.left_at = self.highest
         log.warning("the database was restored or replaced, so Homing reads everything again: %s", why)
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._tell)
+            self._loop.call_soon_threadsafe(self._notify_listeners)
 
-    def _tell(self) -> None:
+    def _notify_listeners(self) -> None:
         for listener in tuple(self._listeners):
             listener()
 
