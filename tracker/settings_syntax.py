@@ -1,7 +1,7 @@
 """The syntax of the values of settings: lists, durations, sizes, URLs and keys.
 
 Every function takes the text of one setting and returns its value, or raises ValueError. The error text continues
-"HOMING_…: " and says what to write. Some values are secrets, so no error text repeats a value.
+"HOMING_…: " and says what is wrong and what to write. Some values are secrets, so no error text repeats a value.
 
 pydantic's types are no replacement. Its durations do not read ``90s`` or ``24h``, its URLs change the text, and its
 error messages would have to be replaced. The commands also read their arguments with these functions, without
@@ -53,7 +53,7 @@ def duration(text: str) -> timedelta:
         total += timedelta(**{_UNITS[match[2]]: float(match[1])})
         rest = rest[match.end() :].lstrip()
     if rest or not timedelta() < total <= timedelta(days=3660):
-        raise ValueError("write a duration such as 90s, 30m, 24h or 1h30m")
+        raise ValueError("the value is not valid. Write a duration such as 90s, 30m, 24h or 1h30m")
     return total
 
 
@@ -63,7 +63,7 @@ def durations(text: str) -> Mapping[str, timedelta]:
     for entry in entries(text):
         kind, equals, value = entry.partition("=")
         if not equals or not kind.strip():
-            raise ValueError("write a duration per kind, such as images/omni-image=2h")
+            raise ValueError("the value is not valid. Write a duration per kind, such as images/omni-image=2h")
         result[kind.strip()] = duration(value)
     return result
 
@@ -72,7 +72,9 @@ def retention(text: str) -> timedelta:
     """Read how long finished tasks are kept. The minimum gives clients time to read them."""
     result = duration(text)
     if result < MIN_RETENTION:
-        raise ValueError("write an hour or longer, such as 90d. Leave it out to keep tasks forever")
+        raise ValueError(
+            "the value is too short. Write an hour or longer, such as 90d. Leave it out to keep tasks forever"
+        )
     return result
 
 
@@ -80,7 +82,7 @@ def size(text: str) -> int:
     """Read a size such as ``32MiB``, or a number of bytes."""
     match = _SIZE.fullmatch(text.strip())
     if match is None or not int(match[1]):
-        raise ValueError("write a size such as 32MiB or a number of bytes")
+        raise ValueError("the value is not valid. Write a size such as 32MiB or a number of bytes")
     return int(match[1]) * _SIZES[match[2].lower()]
 
 
@@ -92,27 +94,32 @@ def port(text: str) -> int:
             "Set enableServiceLinks: false in the pod's spec, or rename the Service"
         )
     if not text.strip().isdecimal() or int(text) > MAX_PORT:
-        raise ValueError(f"write a port from 0 to {MAX_PORT}")
+        raise ValueError(f"the value is not valid. Write a port from 0 to {MAX_PORT}")
     return int(text)
 
 
 def count(text: str) -> int:
     """Read a whole number above zero."""
     if not text.strip().isdecimal() or not 0 < int(text) < 1 << 31:
-        raise ValueError("write a whole number above zero")
+        raise ValueError("the value is not valid. Write a whole number above zero")
     return int(text)
 
 
 def host(text: str) -> str:
     """Read a bind address or a host name, without scheme and port."""
     if not text.strip() or re.search(r"[\s/@]", text.strip()):
-        raise ValueError("write a host name or an address, such as 127.0.0.1, without http:// and port")
+        raise ValueError(
+            "the value is not valid. Write a host name or an address, such as 127.0.0.1, without http:// and port"
+        )
     return text.strip()
 
 
 def url(text: str) -> str:
     """Read an http(s) URL and remove a trailing slash. Only a path may follow the host."""
-    wrong = "write a URL such as https://homing.example.com, without a query, a fragment and a user name"
+    wrong = (
+        "the value is not valid. Write a URL such as https://homing.example.com, "
+        "without a query, a fragment and a user name"
+    )
     try:
         parts = urlsplit(text.strip())
         reads = _plain(parts) and (parts.port is None or parts.port > 0)
@@ -133,8 +140,8 @@ def database(text: str) -> str:
     # A question mark starts options, and a file has none. A name contains it as %3F.
     if unusable or re.search(r"[?#]", text) or re.search(r"[\x00-\x1f\x7f]", str(path)):
         raise ValueError(
-            "write sqlite:///homing.db for a file here, sqlite:////var/lib/homing/homing.db elsewhere, "
-            f"or {SERVER_EXAMPLE} for a server"
+            "the value is not valid. Write sqlite:///homing.db for a file here, "
+            f"sqlite:////var/lib/homing/homing.db elsewhere, or {SERVER_EXAMPLE} for a server"
         )
     return text
 
@@ -143,7 +150,8 @@ def schema(text: str) -> str:
     """Read the name of a PostgreSQL schema that needs no quotes."""
     if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", text.strip()):
         raise ValueError(
-            "write a name of lowercase letters, digits and underscores, such as homing, that does not begin with pg_"
+            "the value is not valid. Write a name of lowercase letters, digits and underscores, such as homing, "
+            "that does not begin with pg_"
         )
     return text.strip()
 
@@ -161,7 +169,7 @@ def database_name(text: str) -> str:
 def secret(text: str) -> str:
     """Read a credential for a header: printable ASCII without blanks."""
     if not re.fullmatch(r"[!-~]+", text.strip()) or is_quoted(text.strip()):
-        raise ValueError("write a key of printable ASCII characters, without blanks and quotes")
+        raise ValueError("the value is not valid. Write a key of printable ASCII characters, without blanks and quotes")
     return text.strip()
 
 
@@ -188,7 +196,8 @@ def api_keys(text: str) -> tuple[NamedKey, ...]:
         name, colon, key = entry.partition(":")
         if not colon or not _NAME.fullmatch(name.removesuffix(ALL_CLIENTS_MARK)):
             raise ValueError(
-                "write name:key,… (name*:key sees the tasks of all clients). `homing key NAME` creates one"
+                "the value is not valid. Write name:key,… (name*:key sees the tasks of all clients). "
+                "`homing key NAME` creates one"
             )
         if fault := key_fault(key):
             # The name is not shown: the operator may have swapped the name and the key.
@@ -205,7 +214,7 @@ def client_keys(text: str) -> tuple[ClientKey, ...]:
     for number, entry in enumerate(entries(text), start=1):
         access, colon, key = entry.partition(":")
         if not colon or not _NAME.fullmatch(access) or not re.fullmatch(r"[!-~]+", key):
-            raise ValueError("write access:secret,…. `homing key` creates a secret")
+            raise ValueError("the value is not valid. Write access:secret,…. `homing key` creates a secret")
         if fault := secret_fault(key):
             raise ValueError(f"the secret of entry {number} {fault}. `homing key` creates one, after the colon")
         result.append(ClientKey(access=access, secret=key))
@@ -219,7 +228,7 @@ def trust(text: str) -> Trust:
     except KeyError:
         result = Trust.UNVERIFIED
     if result is Trust.UNVERIFIED:
-        raise ValueError("write token, signed or provider")
+        raise ValueError("the value is not valid. Write token, signed or provider")
     return result
 
 
@@ -230,7 +239,8 @@ def sink_secrets(text: str) -> Mapping[str, tuple[str, ...]]:
         name, colon, key = entry.partition(":")
         if not colon or not _NAME.fullmatch(name):
             raise ValueError(
-                "write name:whsec_…,… with the names of sinks. `homing sinks secret NAME` shows the secret in use"
+                "the value is not valid. Write name:whsec_…,… with the names of sinks. "
+                "`homing sinks secret NAME` shows the secret in use"
             )
         try:
             webhook_key(key)
@@ -250,20 +260,23 @@ def allowed_targets(text: str) -> Allowed:
 def source(text: str) -> str:
     """Read the CloudEvents source of events: a URI reference without blanks."""
     if not re.fullmatch(r"[!-~]{1,200}", text.strip()):
-        raise ValueError("write a URL or a URN without blanks, such as urn:homing:studio")
+        raise ValueError("the value is not valid. Write a URL or a URN without blanks, such as urn:homing:studio")
     return text.strip()
 
 
 def level(text: str) -> str:
     """Read the lowest log level."""
     if text.strip().lower() not in LOG_LEVELS:
-        raise ValueError(f"write one of {', '.join(LOG_LEVELS)}")
+        raise ValueError(f"the value is not valid. Write one of {', '.join(LOG_LEVELS)}")
     return text.strip().lower()
 
 
 def _server(text: str) -> str:
     """Read the URL of a PostgreSQL server. Unencoded characters that may belong to the password are refused."""
-    wrong = f"write {SERVER_EXAMPLE}. In the password, write @ : / ? # % and blanks as %40 %3A %2F %3F %23 %25 %20"
+    wrong = (
+        f"the value is not valid. Write {SERVER_EXAMPLE}. "
+        "In the password, write @ : / ? # % and blanks as %40 %3A %2F %3F %23 %25 %20"
+    )
     try:
         parts = urlsplit(text)
         reads = parts.scheme in SERVERS and (parts.port is None or parts.port > 0)

@@ -125,8 +125,9 @@ def moment(text: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC))
     try:
         return (clock() - settings_syntax.duration(text)).isoformat()
     except ValueError:
-        message = "write a time such as 2026-11-23T00:00:00Z, or a duration before now such as 1h30m"
-        raise ArgumentTypeError(message) from None
+        raise ArgumentTypeError(
+            "the value is not valid. Write a time such as 2026-11-23T00:00:00Z, or a duration before now such as 1h30m"
+        ) from None
 
 
 def port(text: str) -> int:
@@ -148,7 +149,7 @@ def count(text: str) -> int:
 def cursor(text: str) -> int:
     """Read the cursor of an event, a whole number. 0 means the beginning."""
     if not (text.isascii() and text.isdecimal()):
-        raise ArgumentTypeError("write a whole number, 0 for the beginning")
+        raise ArgumentTypeError("the value is not valid. Write a whole number, 0 for the beginning")
     return int(text)
 
 

@@ -71,7 +71,9 @@ def read_allowed(entries: tuple[str, ...]) -> Allowed:
         except ValueError:
             host = plain_host(entry)
             if "/" in entry or not _HOST.fullmatch(host) or _numeric(host) is not None:
-                raise ValueError("write networks such as 10.0.0.0/8, addresses or host names") from None
+                raise ValueError(
+                    "the value is not valid. Write networks such as 10.0.0.0/8, addresses or host names"
+                ) from None
             hosts.add(host)
     return Allowed(networks=tuple(networks), hosts=frozenset(hosts))
 

@@ -98,7 +98,7 @@ def test_allowed_network_allows_only_its_addresses() -> None:
     "target", ["10.0.0.1/8", "https://hook.example", "a b", "*.example", "0x7f.1", "user@host", "-a"]
 )
 def test_invalid_allowed_target_is_refused(target: str) -> None:
-    with pytest.raises(ValueError, match="write networks such as"):
+    with pytest.raises(ValueError, match="Write networks such as"):
         read_allowed((target,))
 
 
