@@ -188,6 +188,13 @@ async def public_url(settings: Settings) -> list[Finding]:
     if urlsplit(url).scheme != "https" and not is_loopback(url_host(url)):
         detail = "HOMING_PUBLIC_URL is http, so others on the network can read callback URLs. Use https"
         return [Finding(name="public URL", level=Level.NOTE, detail=detail)]
+    provider = url_host(settings.kling_base_url)
+    if is_loopback(url_host(url)) and not is_loopback(provider):
+        detail = (
+            f"{url} is this machine's own address, so {provider} cannot send callbacks to it. "
+            "Set HOMING_PUBLIC_URL to a URL that is reachable from the internet, or remove it: Homing then polls"
+        )
+        return [Finding(name="public URL", level=Level.NOTE, detail=detail)]
     try:
         async with httpx.AsyncClient(timeout=LOCAL_TIMEOUT, trust_env=False) as http:
             answer = await http.get(f"{url}/healthz")
@@ -316,7 +323,7 @@ CHECKS: Final[Sequence[tuple[frozenset[str], Callable[[Settings], Awaitable[list
     (frozenset({"public_url", "kling_webhook_secrets", "min_final_trust"}), callback_verification),
     # Opening the database generates a callback secret if none is configured.
     (frozenset({"database_url", "database_schema", "callback_secrets"}), database),
-    (frozenset({"public_url"}), public_url),
+    (frozenset({"public_url", "kling_base_url"}), public_url),
     (frozenset({"kling_base_url", *CREDENTIAL}), credential),
     (frozenset({"sinks", "allowed_targets"}), sinks),
 )

@@ -172,7 +172,7 @@ def test_serve_deletes_tasks_past_retention(shell: Shell) -> None:
         database.execute("UPDATE tasks SET finished_at = finished_at - ? WHERE finished_at IS NOT NULL", [hour])
     refused = shell.run("serve", port="0", retention="59m")
     assert refused.status == 2
-    assert "HOMING_RETENTION: write an hour or longer" in refused.line
+    assert "HOMING_RETENTION: the value is too short. Write an hour or longer" in refused.line
     with shell.serving(retention="1h"):
         for _ in range(400):
             left = [task["id"] for task in shell.run("tasks", "--json").document["tasks"]]
@@ -251,3 +251,13 @@ def test_doctor_notes_surprising_settings(shell: Shell) -> None:
     ]
     for sentence in ("Did you mean HOMING_API_KEYS", "no callback ends a task", "does not answer"):
         assert any(sentence in note for note in notes), notes
+
+
+def test_doctor_notes_public_url_out_of_providers_reach(shell: Shell) -> None:
+    settings = {"kling_base_url": "https://provider.invalid", "public_url": "http://127.0.0.1:9"}
+    checks = shell.run("doctor", "--json", **settings).document["checks"]
+
+    found = {check["name"]: (check["level"], check["detail"]) for check in checks}
+    level, detail = found["public URL"]
+    assert level == "note"
+    assert "provider.invalid cannot send callbacks" in detail
