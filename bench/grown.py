@@ -23,7 +23,7 @@ WITH_HISTORY: Final = 10
 TOOK: Final = timedelta(seconds=40)
 # The open tasks become due long after the measurement.
 DUE: Final = deliveries.created_at(0) + timedelta(days=3650)
-MOVES: Final = (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED)
+STATUSES: Final = (Status.SUBMITTED, Status.PROCESSING, Status.SUCCEEDED)
 
 
 def grown(databases: Databases, *, count: int) -> str:
@@ -44,7 +44,7 @@ def _change(number: int, *, open_: bool) -> Change[None]:
     task = _task(number, WORKED_ON if open_ else {**SUCCEEDED, "finished_at": deliveries.created_at(number) + TOOK})
     if number % WITH_HISTORY:
         return Change(result=None, task=task)
-    steps = range(len(MOVES) - open_)
+    steps = range(len(STATUSES) - open_)
     return Change(
         result=None,
         task=task,
@@ -61,9 +61,9 @@ def _entry(task: Task, number: int, step: int) -> Entry:
         source=Source.CALLBACK,
         trust=Trust.SIGNED,
         provider_status=deliveries.STEPS[step],
-        status=MOVES[step],
+        status=STATUSES[step],
         verdict=Verdict.APPLIED,
-        why=f"changed to {MOVES[step].value}",
+        why=f"changed to {STATUSES[step].value}",
         provider_updated_at=task.created_at,
         body=deliveries.body(number, step),
     )
@@ -71,7 +71,7 @@ def _entry(task: Task, number: int, step: int) -> Entry:
 
 
 def _event(task: Task, step: int) -> Event:
-    then = replace(task, status=MOVES[step], version=step + 2)
+    then = replace(task, status=STATUSES[step], version=step + 2)
     return lifecycle.event(then, then.status.value, task.created_at + step * TOOK / 2)
 
 

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from tracker.api import Access, create_api, routes
     from tracker.delivery.sinks.subscriber import Subscriber
     from tracker.errors import (
-        CallerError,
+        ClientError,
         Conflict,
         CredentialRefused,
         HomingError,
         InvalidRequest,
         NotFound,
-        OurError,
         Overloaded,
         ProviderUnavailable,
         Refused,
+        ServiceError,
         SettingsError,
         StoreUnavailable,
     )
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Access",
-    "CallerError",
+    "ClientError",
     "ClientIdentity",
     "ClientKey",
     "Conflict",
@@ -51,12 +51,12 @@ __all__ = [
     "InvalidRequest",
     "NamedKey",
     "NotFound",
-    "OurError",
     "Overloaded",
     "Part",
     "Policy",
     "ProviderUnavailable",
     "Refused",
+    "ServiceError",
     "Settings",
     "SettingsError",
     "Status",

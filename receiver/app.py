@@ -26,12 +26,12 @@ from receiver.providers import verifiers
 from receiver.settings import ReceiverSettings
 from receiver.verification import CallbackRequest, Judgement, judge
 from tracker.errors import (
-    CallerError,
+    ClientError,
     HomingError,
     NotAllowed,
     NotFound,
-    OurError,
     Overloaded,
+    ServiceError,
     TooLarge,
     TooMany,
     TooSlow,
@@ -294,12 +294,12 @@ def _refusal(error: HomingError, *, http_version: str = "1.1") -> Response:
     # The receiver does not read the rest of the body, so the connection cannot be reused. HTTP/2 has no such header.
     if isinstance(error, TooLarge | TooSlow) and http_version.startswith("1"):
         headers["connection"] = "close"
-    ours = not isinstance(error, CallerError)
+    ours = not isinstance(error, ClientError)
     wait = error.retry_after or (RETRY_AFTER if ours else None)
     if wait is not None:
         headers["retry-after"] = str(max(1, ceil(wait.total_seconds())))
     if ours:
-        return JSONResponse({"status": "unavailable"}, OurError.status, headers)
+        return JSONResponse({"status": "unavailable"}, ServiceError.status, headers)
     return JSONResponse({"status": "refused", "reason": error.title}, error.status, headers)
 
 
@@ -314,9 +314,9 @@ def _unknown_url() -> NotFound:
     return NotFound("no such callback URL")
 
 
-def _unexpected(error: Exception) -> OurError:
+def _unexpected(error: Exception) -> ServiceError:
     """Log only the type and place, because the message of an exception may contain a body or query parameters."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno} ({place.name})"
     logger.error("unexpected %s at %s", type(error).__qualname__, where)
-    return OurError("an unexpected error")
+    return ServiceError("an unexpected error")

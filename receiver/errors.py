@@ -1,13 +1,13 @@
 """The errors of callbacks that ``tracker.errors`` does not define.
 
-CallerError
+ClientError
 ├── NotProven        401  carries ``reason``: a signature that is missing, wrong or stale
 └── Disconnected          the sender disconnected before its body was complete; no answer is possible
 """
 
 from enum import StrEnum
 
-from tracker.errors import CallerError
+from tracker.errors import ClientError
 
 
 class Reason(StrEnum):
@@ -18,7 +18,7 @@ class Reason(StrEnum):
     STALE = "stale"
 
 
-class NotProven(CallerError):
+class NotProven(ClientError):
     """The signature is missing, wrong or stale. A verifier raises no other error."""
 
     status = 401
@@ -29,7 +29,7 @@ class NotProven(CallerError):
         self.reason = reason
 
 
-class Disconnected(CallerError):
+class Disconnected(ClientError):
     """The sender disconnected before its body was complete."""
 
     title = "Disconnected"

@@ -5,7 +5,7 @@ from typing import Final
 
 from tracker.model.facts import INFERRED, RANK
 from tracker.model.task import FINAL, SETTLED, Status, Trust
-from tracker.rules.lifecycle import MOVES
+from tracker.rules.lifecycle import TRANSITIONS
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "reference" / "state-machine.md"
 MEANINGS: Final = {
@@ -125,13 +125,13 @@ def _who(status: Status) -> str:
 def _moves() -> list[str]:
     lines = [MOVES_HEAD, "".join(f" {status} |" for status in Status), "\n|---|", "---|" * len(Status), "\n"]
     for status in Status:
-        cells = "".join(" yes |" if other in MOVES[status] else " |" for other in Status)
+        cells = "".join(" yes |" if other in TRANSITIONS[status] else " |" for other in Status)
         lines.append(f"| `{status}` |{cells}\n")
     return lines
 
 
 def _diagram() -> str:
-    arrows = [f"    {status} --> {other}\n" for status in Status for other in sorted(MOVES[status])]
+    arrows = [f"    {status} --> {other}\n" for status in Status for other in sorted(TRANSITIONS[status])]
     ends = [f"    {status} --> [*]\n" for status in sorted(SETTLED)]
     return "\n```mermaid\nstateDiagram-v2\n    [*] --> pending\n" + "".join(arrows + ends) + "```\n"
 

@@ -1,7 +1,7 @@
 """The error types.
 
     HomingError
-    ├── CallerError               the client's mistake: repeating the same request cannot help
+    ├── ClientError               the client's mistake: repeating the same request cannot help
     │   ├── InvalidRequest        400  a body, a parameter or an id that cannot be used
     │   │   └── Unreadable        400  bytes that are not the expected text
     │   ├── NotAuthenticated      401
@@ -15,7 +15,7 @@
     │   ├── WrongMediaType        415
     │   ├── TooMany               429  carries ``retry_after``
     │   └── Refused               the provider refused a submit and made no task; carries its answer
-    └── OurError                  Homing's problem: nothing was lost, and a later attempt may succeed
+    └── ServiceError                  Homing's problem: nothing was lost, and a later attempt may succeed
         ├── SettingsError         exit status 2: the settings contradict each other
         ├── StoreUnavailable      503  Homing acknowledges nothing that it cannot commit
         ├── Overloaded            503  a bound was reached
@@ -43,14 +43,14 @@ class HomingError(Exception):
         self.retry_after = retry_after
 
 
-class CallerError(HomingError):
+class ClientError(HomingError):
     """The client's mistake."""
 
     status = 400
     title = "Bad request"
 
 
-class InvalidRequest(CallerError):
+class InvalidRequest(ClientError):
     """A body, a parameter or an id that cannot be used."""
 
     title = "Invalid request"
@@ -62,77 +62,77 @@ class Unreadable(InvalidRequest):
     title = "Unreadable"
 
 
-class NotAuthenticated(CallerError):
+class NotAuthenticated(ClientError):
     """The request has no key, or an unknown one."""
 
     status = 401
     title = "Not authenticated"
 
 
-class Forbidden(CallerError):
+class Forbidden(ClientError):
     """The client is known, but not allowed to do this."""
 
     status = 403
     title = "Forbidden"
 
 
-class NotFound(CallerError):
+class NotFound(ClientError):
     """Nothing exists here for this client."""
 
     status = 404
     title = "Not found"
 
 
-class NotAllowed(CallerError):
+class NotAllowed(ClientError):
     """A method that the resource does not have."""
 
     status = 405
     title = "Method not allowed"
 
 
-class TooSlow(CallerError):
+class TooSlow(ClientError):
     """A body that did not arrive in time."""
 
     status = 408
     title = "Request timeout"
 
 
-class Conflict(CallerError):
+class Conflict(ClientError):
     """It contradicts what is already recorded."""
 
     status = 409
     title = "Conflict"
 
 
-class Gone(CallerError):
+class Gone(ClientError):
     """The requested item existed, but is no longer stored."""
 
     status = 410
     title = "Gone"
 
 
-class TooLarge(CallerError):
+class TooLarge(ClientError):
     """More bytes than are accepted here."""
 
     status = 413
     title = "Content too large"
 
 
-class WrongMediaType(CallerError):
+class WrongMediaType(ClientError):
     """A content type that is not accepted here."""
 
     status = 415
     title = "Unsupported media type"
 
 
-class TooMany(CallerError):
+class TooMany(ClientError):
     """More requests than are accepted here; try later."""
 
     status = 429
     title = "Too many requests"
 
 
-class Refused(CallerError):
+class Refused(ClientError):
     """The provider refused a submit and made no task.
 
     ``http_status``, ``code`` and ``detail`` are the provider's own and go to the client unchanged.
@@ -155,21 +155,21 @@ class Refused(CallerError):
         self.task_id = task_id
 
 
-class OurError(HomingError):
+class ServiceError(HomingError):
     """Homing's problem: nothing was lost, and a later attempt may succeed."""
 
     status = 503
     title = "Temporarily unavailable"
 
 
-class SettingsError(OurError):
+class SettingsError(ServiceError):
     """The settings contradict each other or cannot be read."""
 
     status = 500
     title = "Settings"
 
 
-class StoreUnavailable(OurError):
+class StoreUnavailable(ServiceError):
     """The database cannot read or write rows now."""
 
     title = "Store unavailable"
@@ -179,19 +179,19 @@ class CommitUnknown(StoreUnavailable):
     """It is unknown whether the database has committed."""
 
 
-class Overloaded(OurError):
+class Overloaded(ServiceError):
     """A limit was reached. Homing refuses the request instead of queueing it."""
 
     title = "Overloaded"
 
 
-class ProviderUnavailable(OurError):
+class ProviderUnavailable(ServiceError):
     """The provider could not be reached, and nothing was created there."""
 
     title = "Provider unavailable"
 
 
-class CredentialRefused(OurError):
+class CredentialRefused(ServiceError):
     """The provider refuses the operator's credential."""
 
     title = "Credential refused"
@@ -205,13 +205,13 @@ class CredentialMissing(CredentialRefused):
 
 # A call to a provider ended without an answer. For a submission the difference decides whether the provider may have
 # the task.
-class NotSent(OurError):
+class NotSent(ServiceError):
     """The request never reached the provider, so it had no effect."""
 
     title = "Provider unreachable"
 
 
-class ReplyLost(OurError):
+class ReplyLost(ServiceError):
     """The request may have reached the provider, but no answer arrived."""
 
     title = "Provider's answer lost"

@@ -43,7 +43,7 @@ CREDENTIAL: Final = ("kling_api_key", "kling_access_key", "kling_secret_key")
 SERVICE_LINK: Final = re.compile(r"SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?")
 
 
-class Contradiction(ValueError):
+class InvalidSetting(ValueError):
     """Settings that contradict each other or have a published secret.
 
     ``fields`` are the ones to leave out. ``given`` are other fields that the sentence depends on.
@@ -146,32 +146,32 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.database_schema and self.database_file is not None:
-            raise Contradiction(
+            raise InvalidSetting(
                 "HOMING_DATABASE_SCHEMA is for PostgreSQL, but HOMING_DATABASE_URL is a SQLite file. Remove one",
                 "database_schema",
                 "database_url",
             )
         if self.kling_api_key and (self.kling_access_key or self.kling_secret_key):
-            raise Contradiction(
+            raise InvalidSetting(
                 "HOMING_KLING_API_KEY and HOMING_KLING_ACCESS_KEY are both set. Keep one, the provider accepts either",
                 *CREDENTIAL,
             )
         if bool(self.kling_access_key) != bool(self.kling_secret_key):
             there, missing = ("ACCESS", "SECRET") if self.kling_access_key else ("SECRET", "ACCESS")
-            raise Contradiction(
+            raise InvalidSetting(
                 f"HOMING_KLING_{there}_KEY is set alone. Set HOMING_KLING_{missing}_KEY too", *CREDENTIAL
             )
         known = Kling().kinds
         if not self.deadlines.keys() <= known.keys():
-            raise Contradiction(
+            raise InvalidSetting(
                 f"HOMING_DEADLINES: a kind is unknown. Choose from {', '.join(sorted(known))}", "deadlines"
             )
         keys = [key.key for key in self.api_keys]
         if len(set(keys)) < len(keys):
-            raise Contradiction("HOMING_API_KEYS: two entries share one key. Give each client its own", "api_keys")
+            raise InvalidSetting("HOMING_API_KEYS: two entries share one key. Give each client its own", "api_keys")
         accesses = [pair.access for pair in self.client_keys]
         if len(set(accesses)) < len(accesses):
-            raise Contradiction(
+            raise InvalidSetting(
                 "HOMING_CLIENT_KEYS: two pairs share one access key. Give each client its own", "client_keys"
             )
         return self
@@ -180,7 +180,7 @@ class Settings(BaseModel):
     def _keep_secrets(self) -> Self:
         for setting, secrets in self._secrets():
             if any(is_published(secret) for secret in secrets):
-                raise Contradiction(f"{PREFIX}{setting}: a secret {REPLACE}", setting.lower())
+                raise InvalidSetting(f"{PREFIX}{setting}: a secret {REPLACE}", setting.lower())
         return self
 
     def _secrets(self) -> Iterator[tuple[str, Iterable[str]]]:
@@ -198,11 +198,11 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _lead_somewhere(self) -> Self:
         if why := unreachable(self.sinks, self.allowed_targets):
-            raise Contradiction(f"HOMING_SINKS: {why}", "sinks", given=["allowed_targets"])
+            raise InvalidSetting(f"HOMING_SINKS: {why}", "sinks", given=["allowed_targets"])
         signing = signing_names(self.sinks)
         if not self.sink_secrets.keys() <= signing:
             known = ", ".join(sorted(signing))
-            raise Contradiction(
+            raise InvalidSetting(
                 f"HOMING_SINK_SECRETS: a name is not a sink that signs. HOMING_SINKS has these: {known}",
                 "sink_secrets",
                 given=["sinks"],
@@ -276,12 +276,8 @@ def check_settings(environ: Mapping[str, str] | None = None, env_file: str | Pat
     )
 
 
-def unknown_settings(environ: Mapping[str, str] | None = None, env_file: str | Path | None = ".env") -> list[str]:
-    """Return a sentence for each ``HOMING_`` variable that is not a setting, with the most similar setting."""
-    return _unknown(_variables(environ, env_file))
-
-
 def _unknown(variables: Iterable[str]) -> list[str]:
+    """Return a sentence for each variable that is not a setting, with the most similar setting."""
     known = [field.upper() for field in Settings.model_fields]
     sentences = []
     names = sorted(name.removeprefix(PREFIX) for name in variables)
@@ -317,12 +313,12 @@ def _fields(variables: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in named.items() if name in Settings.model_fields}
 
 
-def _contradiction(location: Sequence[int | str], cause: object) -> Contradiction:
+def _contradiction(location: Sequence[int | str], cause: object) -> InvalidSetting:
     """Return an error of pydantic in Homing's words. A message of pydantic might quote a secret."""
-    if isinstance(cause, Contradiction):
+    if isinstance(cause, InvalidSetting):
         return cause
     sentence = str(cause) if isinstance(cause, ValueError) else "has a value of the wrong type"
     if not location:
-        return Contradiction(sentence)
+        return InvalidSetting(sentence)
     name = str(location[0])
-    return Contradiction(f"{PREFIX}{name.upper()}: {sentence}", name)
+    return InvalidSetting(f"{PREFIX}{name.upper()}: {sentence}", name)

@@ -261,7 +261,7 @@ async def test_intent_of_unknown_commit_is_never_sent(stack: AsyncExitStack, tmp
 
     again = await tracker.submit(CLIENT, "kling", order, idempotency_key=key, answered_later=True)
 
-    rows = (await tracker.find(TaskFilter(), caller=CLIENT)).tasks
+    rows = (await tracker.find(TaskFilter(), client=CLIENT)).tasks
     assert {task.id: task.status for task in rows if task.status is not Status.REJECTED} == {again.id: Status.SUBMITTED}
     assert [(task.released, task.next_poll_at) for task in rows if task.id != again.id] == [(True, None)]
     assert [made.external_id for made in kling.ledger] == [again.sent_external_id]

@@ -9,7 +9,7 @@ import pytest
 from tracker import errors
 from tracker.api.http.access import WrongHost
 from tracker.model.task import Alarm
-from tracker.settings import unknown_settings
+from tracker.settings import check_settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -19,8 +19,8 @@ TROUBLE = (ROOT / "docs" / "troubleshooting.md").read_text()
 # These errors are base classes, occur only in programs and commands, or are converted before the client sees them.
 NO_ANSWERS = {
     errors.HomingError,
-    errors.CallerError,
-    errors.OurError,
+    errors.ClientError,
+    errors.ServiceError,
     errors.NotAuthenticated,
     errors.Refused,
     errors.SettingsError,
@@ -101,7 +101,7 @@ def test_every_page_named_in_code_exists() -> None:
 def test_every_setting_named_in_docs_exists(name: str) -> None:
     named = dict.fromkeys(re.findall(r"HOMING_[A-Z_]+[A-Z]", (ROOT / name).read_text()), "set")
 
-    assert unknown_settings(environ=named, env_file=None) == []
+    assert check_settings(environ=named, env_file=None).unknown == ()
 
 
 def test_every_alarm_has_a_section() -> None:

@@ -1,7 +1,7 @@
 """The events page shows the real payloads and lists every event type."""
 
 from tests.events_page import EXAMPLES, PAGE, SOURCE, SUCCEEDED, page, shown
-from tracker.model.event import ALARM_SCHEMA, TASK_SCHEMA, TYPES, attributes
+from tracker.model.event import ALARM_SCHEMA, EVENT_TYPES, TASK_SCHEMA, attributes
 
 
 def test_every_example_matches_the_code() -> None:
@@ -12,5 +12,5 @@ def test_every_example_matches_the_code() -> None:
 
 def test_every_type_and_schema_is_on_the_page() -> None:
     text = PAGE.read_text()
-    names = [*TYPES, TASK_SCHEMA, ALARM_SCHEMA, *attributes(SUCCEEDED, SOURCE)]
+    names = [*EVENT_TYPES, TASK_SCHEMA, ALARM_SCHEMA, *attributes(SUCCEEDED, SOURCE)]
     assert [name for name in names if f"`{name}`" not in text] == []

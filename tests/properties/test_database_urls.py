@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from homing.server.serving_lock import ServingLock
 from tests.support.examples import examples
-from tracker.errors import OurError
+from tracker.errors import ServiceError
 from tracker.settings import load_settings
 from tracker.storage.store import Store
 
@@ -64,6 +64,6 @@ async def opened(url: str) -> str:
             store = Store(loaded.database_url)
             await store.open()
             await store.close()
-    except OurError as error:
+    except ServiceError as error:
         return error.detail
     return loaded.database_name

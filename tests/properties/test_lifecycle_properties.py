@@ -106,7 +106,7 @@ def test_status_changes_only_as_the_table_allows(observations: list[Observation]
         assert after.precedence >= task.precedence
         assert after.precedence.rank == facts.RANK[after.status]
         if after.status is not task.status:
-            assert after.status in lifecycle.MOVES[task.status]
+            assert after.status in lifecycle.TRANSITIONS[task.status]
         if task.status in FINAL:
             assert after.status in FINAL
             corrected = after.status is not task.status

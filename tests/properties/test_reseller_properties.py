@@ -115,7 +115,7 @@ def _charged_once(kling: FakeKling) -> None:
 async def _report_the_truth(tracker: Tracker, kling: FakeKling, reseller: Reseller) -> None:
     """Check that no row denies an existing provider task, and that lookups by external ID find all tasks."""
     made = {one.external_id: one.id for one in kling.ledger}
-    for task in (await tracker.find(TaskFilter(), caller=CLIENT, limit=100)).tasks:
+    for task in (await tracker.find(TaskFilter(), client=CLIENT, limit=100)).tasks:
         if task.sent_external_id in made:
             assert task.status is not Status.REJECTED
             assert not reseller.looks_up or task.provider_task_id == made[task.sent_external_id]

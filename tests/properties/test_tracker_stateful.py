@@ -309,7 +309,7 @@ class World(RuleBasedStateMachine):
 
     async def check_views(self) -> None:
         for client in CLIENTS:
-            page = await self.tracker.find(ALL, caller=client, limit=1000)
+            page = await self.tracker.find(ALL, client=client, limit=1000)
             shown = {task.id: task for task in page.tasks}
             assert all(task.client == client.name for task in page.tasks)
             assert {task_id for task_id, owner in self.acknowledged.items() if owner == client} <= set(shown)
@@ -351,7 +351,7 @@ class World(RuleBasedStateMachine):
         self.no_request_is_made_twice()
         await self.check_views()
         truth = {made.external_id: made for made in self.kling.ledger}
-        for task in (await self.tracker.find(ALL, caller=OPERATOR, limit=1000)).tasks:
+        for task in (await self.tracker.find(ALL, client=OPERATOR, limit=1000)).tasks:
             true = truth.get(task.sent_external_id or "")
             ended_by_us = task.status is Status.EXPIRED or await self.was_ended_by_operator(task)
             if true is not None and not ended_by_us:
@@ -402,7 +402,7 @@ class World(RuleBasedStateMachine):
 
     async def another_task_has_its_key(self, request: ClientRequest) -> bool:
         name = request.body.get("external_task_id")
-        tasks = (await self.tracker.find(ALL, caller=request.client, limit=1000)).tasks
+        tasks = (await self.tracker.find(ALL, client=request.client, limit=1000)).tasks
         return any(
             not task.released
             and ((name and task.external_id == name) or (request.key and task.idempotency_key == request.key))

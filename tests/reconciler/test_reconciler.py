@@ -177,7 +177,7 @@ async def test_submitting_task_lease_is_released_early(tmp_path: Path, kling_san
         homing.clock.ahead = timedelta(seconds=1)
         counts = await homing.reconciler.run_once()
         assert (counts.claimed, counts.postponed, counts.requests) == (1, 1, 0)
-        (task,) = (await homing.tracker.find(TaskFilter(), caller=ANYBODY)).tasks
+        (task,) = (await homing.tracker.find(TaskFilter(), client=ANYBODY)).tasks
         assert task.lease_owner is None
         assert task.next_poll_at is not None
         assert task.next_poll_at <= homing.clock() + SHORT.first_lookup

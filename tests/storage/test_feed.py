@@ -15,10 +15,12 @@ from tests.support.postgres import Postgres
 from tracker.errors import StoreUnavailable
 from tracker.model.event import Found
 from tracker.model.task import Task
+from tracker.rules.schedule import Policy
 from tracker.service.feed import KEPT, PAGE, Feed
 from tracker.storage.engine.notices import CHANNEL
 from tracker.storage.store import Store
 
+SCAN_INTERVAL = Policy().feed_scan_interval
 LONG = timedelta(seconds=60)
 SHORT = timedelta(milliseconds=1)
 TASK = a_task()
@@ -40,8 +42,8 @@ class CountedEvents:
     async def latest(self) -> int:
         return await self._events.latest()
 
-    async def given(self) -> int:
-        return await self._events.given()
+    async def highest_number(self) -> int:
+        return await self._events.highest_number()
 
     async def horizon(self) -> int:
         return await self._events.horizon()
@@ -73,7 +75,7 @@ async def opened(feed: Feed) -> AsyncIterator[Feed]:
 
 @pytest.fixture
 async def feed(store: Store) -> AsyncIterator[Feed]:
-    async with opened(Feed(store.events, notices=store.notices)) as feed:
+    async with opened(Feed(store.events, notices=store.notices, scan_interval=SCAN_INTERVAL)) as feed:
         yield feed
 
 
@@ -115,7 +117,7 @@ async def test_task_watcher_wakes_for_its_task_only(store: Store, feed: Feed) ->
 
 async def test_feed_reads_once_for_a_thousand_waiters(store: Store) -> None:
     events = CountedEvents(store)
-    async with opened(Feed(events)) as feed:
+    async with opened(Feed(events, scan_interval=SCAN_INTERVAL)) as feed:
         waiting = [asyncio.create_task(feed.beyond(0, within=LONG)) for _ in range(1000)]
         await asyncio.sleep(0)
         await asyncio.wait_for(events.was_read.wait(), LONG.total_seconds())
@@ -130,7 +132,7 @@ async def test_feed_reads_once_for_a_thousand_waiters(store: Store) -> None:
 
 async def test_feed_without_waiters_reads_nothing(store: Store) -> None:
     events = CountedEvents(store)
-    async with opened(Feed(events)) as feed:
+    async with opened(Feed(events, scan_interval=SCAN_INTERVAL)) as feed:
         for sequence in range(2, 12):
             await add_events(store, TASK, sequence)
             feed.signal_commit()
@@ -150,7 +152,7 @@ async def test_feed_skips_unawaited_events_and_rechecks_task(store: Store, feed:
 
 
 async def test_feed_close_ends_every_wait(store: Store) -> None:
-    async with opened(Feed(store.events)) as feed:
+    async with opened(Feed(store.events, scan_interval=SCAN_INTERVAL)) as feed:
         waiting = asyncio.create_task(feed.beyond(0, within=LONG))
         async with feed.watching(TASK.id) as changed:
             await asyncio.sleep(0)
@@ -177,7 +179,7 @@ class TestSeveralProcesses:
 
     async def test_remote_commits_share_one_notification(self, store: Store, url: str) -> None:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as listening:
-            async with opened(Feed(store.events, notices=store.notices)) as remote:
+            async with opened(Feed(store.events, notices=store.notices, scan_interval=SCAN_INTERVAL)) as remote:
                 await listening.execute(f"LISTEN {CHANNEL}".encode())
                 await add_events(store, TASK, 2)
                 for _ in range(500):

@@ -10,13 +10,13 @@ import pytest
 from tests.support.builders import a_task, an_entry, writing
 from tests.support.database_proxy import database_proxy
 from tests.support.postgres import Postgres
-from tracker.errors import OurError, StoreUnavailable
+from tracker.errors import ServiceError, StoreUnavailable
 from tracker.storage.store import Store
 
 
 async def refusal(url: str) -> str:
     store = Store(url, busy=timedelta(milliseconds=50))
-    with pytest.raises(OurError) as refused:
+    with pytest.raises(ServiceError) as refused:
         await store.open()
     return refused.value.detail
 

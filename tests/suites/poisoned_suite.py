@@ -21,7 +21,7 @@ from tests.support.callback_senders import CALLBACK_SECRET, WEBHOOK_SECRET, Deli
 from tests.support.conditions import until
 from tests.support.fakes import GatedStore
 from tracker.app import create_tracker
-from tracker.errors import Conflict, OurError
+from tracker.errors import Conflict, ServiceError
 from tracker.model.changes import Change, Known, Work
 from tracker.model.task import Status, Task, Verdict
 from tracker.service.recorder import Recorder
@@ -105,7 +105,7 @@ class PoisonedBatches:
             assert await recorder.apply(writing(a_task(MANY + 2))) == a_task(MANY + 2)
         failed = [number for number, answer in answers.items() if isinstance(answer, BaseException)]
         assert failed in ([sorted(bad)] if name in REFUSED else [sorted(bad), []])
-        assert {type(answers[number]) for number in failed} <= {OurError}
+        assert {type(answers[number]) for number in failed} <= {ServiceError}
         for number, task in made.items():
             kept = await store.tasks.get(task.id)
             assert (kept is None) == (number in failed), number
@@ -121,7 +121,7 @@ class PoisonedBatches:
             chance.shuffle(pieces)
             async with recording(store) as recorder:
                 answers = await applied(recorder, [work for _, work in pieces])
-            expected = {"good": Task, "bad": OurError, "theirs": Conflict}
+            expected = {"good": Task, "bad": ServiceError, "theirs": Conflict}
             assert [type(answer) for answer in answers] == [expected[name] for name, _ in pieces], f"seed {seed}"
             assert all([await store.tasks.get(a_task(number).id) is not None for number in numbers])
 
@@ -135,7 +135,7 @@ class PoisonedBatches:
         async with recording(store) as recorder:
             answers = await applied(recorder, works)
         await store.close()
-        assert sum(isinstance(answer, OurError) for answer in answers) == bad
+        assert sum(isinstance(answer, ServiceError) for answer in answers) == bad
         # A piece is tried once on each floor of the halving, and a batch fails only for a bad piece in it.
         assert store.pieces <= size * (log2(size) + 1)
         assert store.batches <= 1 + 2 * bad * (log2(size) - log2(bad) + 1)

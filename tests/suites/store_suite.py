@@ -10,7 +10,7 @@ from tests.properties.observations import observed_in_turn
 from tests.suites.store_case import LEASE, alarm, changing, looking, read, refusing
 from tests.support.builders import NOW, PICTURE, a_report, a_task, an_entry, an_event, by_poll, writing
 from tests.support.published_events import readable
-from tracker.errors import Conflict, OurError
+from tracker.errors import Conflict, ServiceError
 from tracker.model.changes import by_external_id, by_id, by_idempotency_key, by_provider_id, by_sent_id, by_unanswered
 from tracker.model.task import Alarm, Status, Trust, changed
 from tracker.service.recorder import Recorder
@@ -98,7 +98,7 @@ class StoreWrites:
         tasks = [a_task(number, external_id="same" if number in {3, 6} else None) for number in range(1, 9)]
         answers = await asyncio.gather(*(recorder.apply(writing(task)) for task in tasks), return_exceptions=True)
         await recorder.close()
-        assert [type(answer) for answer in answers].count(OurError) == 1
+        assert [type(answer) for answer in answers].count(ServiceError) == 1
         kept = [task for task in tasks if await store.tasks.get(task.id) is not None]
         assert len(kept) == 7
 

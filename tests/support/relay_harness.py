@@ -15,6 +15,7 @@ from tracker.delivery.worker import SinkWorker
 from tracker.model.event import PublishedEvent
 from tracker.model.sinks import Delivery, SinkState
 from tracker.model.task import Status
+from tracker.rules.schedule import Policy
 from tracker.service.feed import Feed
 from tracker.storage.store import Store
 
@@ -96,7 +97,7 @@ class RelayHarness:
 async def relay_harness(url: str, timing: RelayTiming = RELAY_TIMING) -> AsyncIterator[RelayHarness]:
     store = Store(url)
     await store.open()
-    feed = Feed(store.events)
+    feed = Feed(store.events, scan_interval=Policy().feed_scan_interval)
     await feed.open()
     try:
         yield RelayHarness(store=store, feed=feed, clock=Clock(), timing=timing)

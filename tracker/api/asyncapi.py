@@ -16,12 +16,12 @@ from tracker.api.sink_schemas import AlarmData, EventQuery, EventShown
 from tracker.model.event import (
     ALARM_SCHEMA,
     ALARM_TYPES,
+    EVENT_TYPES,
     JSON_TYPE,
     LONG_DIGITS,
     SHORT_DIGITS,
     STRUCTURED_TYPE,
     TASK_SCHEMA,
-    TYPES,
 )
 
 Document = dict[str, Any]
@@ -100,7 +100,7 @@ def describe_events() -> Document:
     token = {"description": "A secret. A sender that knows it can report about the task."}
     channels["callbacks"]["parameters"] = {"provider": {}, "token": token}
     for name in ("jetstream", "rabbitmq"):
-        channels[name]["parameters"] = {"type": {"enum": [*TYPES], "location": "$message.header#/ce-type"}}
+        channels[name]["parameters"] = {"type": {"enum": [*EVENT_TYPES], "location": "$message.header#/ce-type"}}
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -124,7 +124,7 @@ def _messages(channel: str) -> Document:
     if channel == "clients":
         payload = _schema(TaskData.__name__)
         return {"callback": {"contentType": f"{JSON_TYPE}; charset=utf-8", "headers": SIGNED, "payload": payload}}
-    return {kind: _message(channel, kind) for kind in TYPES}
+    return {kind: _message(channel, kind) for kind in EVENT_TYPES}
 
 
 def _message(channel: str, kind: str) -> Document:

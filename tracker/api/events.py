@@ -82,7 +82,7 @@ async def _start(request: EventRequest, newest: int) -> int:
         return await feed.horizon()
     if after is None:
         return newest
-    if after > newest and after > await feed.given():
+    if after > newest and after > await feed.highest_number():
         raise Gone(
             f"no event has the cursor {after} yet, the newest is {newest}. The cursor is from another database, "
             "or this one was restored. Read GET /v1/tasks, then continue without a cursor or with after=0"
@@ -101,10 +101,10 @@ def _gone(after: int) -> Gone:
 
 async def _filter_of(request: EventRequest) -> EventFilter:
     """Return the filter for the requested events that the client may see. Only keys for all clients may see alarms."""
-    query, caller = request.query, request.caller
-    if not caller.sees_all and not set(query.client) <= {caller.name}:
+    query, client = request.query, request.client
+    if not client.sees_all and not set(query.client) <= {client.name}:
         raise Forbidden("this key sees only its own client's events")
-    clients = query.client if caller.sees_all else [caller.name]
+    clients = query.client if client.sees_all else [client.name]
     options = {"type": query.type, "provider": query.provider, "kind": query.kind, "client": clients, "tag": query.tag}
     try:
         takes = read_filter(options).takes
@@ -112,7 +112,7 @@ async def _filter_of(request: EventRequest) -> EventFilter:
         raise InvalidRequest(str(error)) from None
     if query.task is None:
         return takes
-    task = await request.tracker.get(caller, query.task)
+    task = await request.tracker.get(client, query.task)
     return lambda event: event.task is not None and event.task.id == task.id and takes(event)
 
 

@@ -64,7 +64,7 @@ async def create_task(request: ApiRequest[Nothing, Nothing]) -> Response:
     order = await asyncio.to_thread(_parse_order, provider, raw) if large else _parse_order(provider, raw)
     del raw
     submitting = asyncio.create_task(
-        tracker.submit(request.caller, KLING, order, tags=tags, idempotency_key=key, answered_later=True)
+        tracker.submit(request.client, KLING, order, tags=tags, idempotency_key=key, answered_later=True)
     )
     # The tracker counts the stored part of the body until the provider has answered.
     resources.release_bytes()
@@ -93,7 +93,7 @@ def _parse_order(provider: Provider, raw: bytes) -> Order:
 async def get_task_of_kind(request: ApiRequest[IgnoredQuery, Nothing], *, kind: str) -> Response:
     ref = request.ref
     try:
-        task = await request.tracker.fetch(request.caller, ref, provider=KLING, kind=kind)
+        task = await request.tracker.fetch(request.client, ref, provider=KLING, kind=kind)
     except NotFound:
         raise NotFound(f"Task not found by id/external id: {ref}") from None
     return JSONResponse(legacy_envelope(legacy_task(task), request_id=request.request_id))
@@ -101,9 +101,9 @@ async def get_task_of_kind(request: ApiRequest[IgnoredQuery, Nothing], *, kind: 
 
 async def list_tasks_of_kind(request: ApiRequest[ListQuery, Nothing], *, kind: str) -> Response:
     page, size = request.query.pageNum, request.query.pageSize
-    client = None if request.caller.sees_all else request.caller.name
-    wanted = TaskFilter(client=client, provider=KLING, kind=kind, statuses=LISTED_STATUSES)
-    tasks = await request.tracker.find_numbered(wanted, caller=request.caller, offset=(page - 1) * size, limit=size)
+    client_name = None if request.client.sees_all else request.client.name
+    wanted = TaskFilter(client=client_name, provider=KLING, kind=kind, statuses=LISTED_STATUSES)
+    tasks = await request.tracker.find_numbered(wanted, client=request.client, offset=(page - 1) * size, limit=size)
     return JSONResponse(legacy_envelope([legacy_task(task) for task in tasks], request_id=request.request_id))
 
 
@@ -112,7 +112,7 @@ async def get_tasks(request: ApiRequest[BatchQuery, Nothing]) -> Response:
     ids = _batch_ids(request.query)
     try:
         async with asyncio.timeout(request.limits.batch_time.total_seconds()):
-            found = await request.tracker.fetch_many(request.caller, ids, provider=KLING, kind=OMNI_IMAGE)
+            found = await request.tracker.fetch_many(request.client, ids, provider=KLING, kind=OMNI_IMAGE)
     except TimeoutError:
         raise ProviderUnavailable(
             "the provider did not answer in time about the tasks that are not known here"

@@ -22,8 +22,8 @@ from tracker.errors import (
     NotAllowed,
     NotAuthenticated,
     NotFound,
-    OurError,
     Refused,
+    ServiceError,
     SettingsError,
     TooLarge,
     TooMany,
@@ -48,7 +48,7 @@ class EnvelopeCode(NamedTuple):
 
 ENVELOPE_CODES: Final[dict[type[HomingError], EnvelopeCode]] = {
     HomingError: EnvelopeCode(HTTPStatus.INTERNAL_SERVER_ERROR, 5000),
-    OurError: EnvelopeCode(HTTPStatus.SERVICE_UNAVAILABLE, 5001),
+    ServiceError: EnvelopeCode(HTTPStatus.SERVICE_UNAVAILABLE, 5001),
     SettingsError: EnvelopeCode(HTTPStatus.INTERNAL_SERVER_ERROR, 5000),
     KeyMissing: EnvelopeCode(HTTPStatus.UNAUTHORIZED, 1001),
     NotAuthenticated: EnvelopeCode(HTTPStatus.UNAUTHORIZED, 1002),

@@ -19,8 +19,8 @@ health_endpoint: Final = partial(ApiEndpoint, group="health", secured=False)
 
 async def get_stats(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Count the tasks that you may see."""
-    tracker, caller = request.tracker, request.caller
-    return json_response(show.stats(await tracker.stats(caller), await tracker.habits(caller)))
+    tracker, client = request.tracker, request.client
+    return json_response(show.stats(await tracker.stats(client), await tracker.habits(client)))
 
 
 async def list_orphans(request: ApiRequest[PageQuery, Nothing]) -> Response:
@@ -39,7 +39,7 @@ async def create_callback_url(request: ApiRequest[Nothing, CallbackUrlBody]) -> 
     """Create a shared callback URL. Only this response shows it."""
     body = request.body
     shared, url = await request.tracker.create_callback_url(
-        request.caller, provider=body.provider, kind=body.kind, label=body.label
+        request.client, provider=body.provider, kind=body.kind, label=body.label
     )
     shown = schemas.NewCallbackUrlShown(shared_callback_url=show.shared_callback_url(shared), callback_url=url)
     return json_response(shown, HTTPStatus.CREATED)
@@ -50,7 +50,7 @@ async def revoke_callback_url(request: ApiRequest[Nothing, Nothing]) -> Response
     ref = request.ref
     if not (ref.isascii() and ref.isdecimal()) or int(ref) > LARGEST_ID:
         raise NotFound("no shared callback URL has this ID")
-    revoked = await request.tracker.revoke_callback_url(int(ref), by=request.caller.name)
+    revoked = await request.tracker.revoke_callback_url(int(ref), by=request.client.name)
     return json_response(show.shared_callback_url(revoked))
 
 

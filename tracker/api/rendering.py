@@ -1,4 +1,4 @@
-"""Converts values of the tracker to API models. Callback URLs and their tokens are never shown."""
+"""Convert values of the tracker to API models. Callback URLs and their tokens are never shown."""
 
 import hashlib
 import re
@@ -37,7 +37,7 @@ def entry(entry: HistoryEntry, *, with_body: bool) -> schemas.EntryShown:
         id=entry.id,
         at=entry.at,
         source=entry.source,
-        trust=event.TRUSTS[entry.trust],
+        trust=event.TRUST_NAMES[entry.trust],
         verdict=entry.verdict,
         why=entry.why,
         provider_status=entry.provider_status,

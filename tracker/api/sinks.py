@@ -30,28 +30,28 @@ async def list_sinks(request: ApiRequest[Nothing, Nothing]) -> Response:
 async def pause_sink(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Stop deliveries to a sink until it is resumed; its events are kept."""
     name = _sink_name(request)
-    await request.tracker.sink_admin.pause(name, by=request.caller.name)
+    await request.tracker.sink_admin.pause(name, by=request.client.name)
     return json_response(schemas.SinkNamed(name=name, state="off"))
 
 
 async def resume_sink(request: ApiRequest[ResumeQuery, Nothing]) -> Response:
     """Resume deliveries to a sink, also after its endpoint answered 410."""
     name = _sink_name(request)
-    await request.tracker.sink_admin.resume(name, from_now=request.query.from_now, by=request.caller.name)
+    await request.tracker.sink_admin.resume(name, from_now=request.query.from_now, by=request.client.name)
     return json_response(schemas.SinkNamed(name=name, state="on"))
 
 
 async def delete_sink(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Delete a sink, with its progress and its pending deliveries."""
     name = _sink_name(request)
-    await request.tracker.sink_admin.delete(name, by=request.caller.name)
+    await request.tracker.sink_admin.delete(name, by=request.client.name)
     return json_response(schemas.SinkNamed(name=name, state="deleted"))
 
 
 async def get_sink_secret(request: ApiRequest[SecretQuery, Nothing]) -> Response:
     """Show the secrets with which an endpoint verifies Homing's signature."""
     name = _sink_name(request)
-    secrets = await request.tracker.sink_admin.secrets(name, request.query.client, by=request.caller.name)
+    secrets = await request.tracker.sink_admin.secrets(name, request.query.client, by=request.client.name)
     return json_response(schemas.SecretShown(name=name, secrets=list(secrets)))
 
 
@@ -79,7 +79,7 @@ async def dead_letter_deliveries(request: ApiRequest[Nothing, DeadLetterBody]) -
         task_id=await _task_id(request, body.task),
         event_id=body.event,
         dry_run=body.dry_run,
-        by=request.caller.name,
+        by=request.client.name,
     )
     return json_response(schemas.DeadLetteredShown(count=count, dry_run=body.dry_run))
 
@@ -89,7 +89,7 @@ async def replay(request: ApiRequest[Nothing, ReplayBody]) -> Response:
     body = request.body
     task_id = await _task_id(request, body.task)
     chosen = ReplayFilter(task_id=task_id, since=body.since, until=body.until, dead=body.dead_letter)
-    count = await request.tracker.sink_admin.replay(body.sink, chosen, dry_run=body.dry_run, by=request.caller.name)
+    count = await request.tracker.sink_admin.replay(body.sink, chosen, dry_run=body.dry_run, by=request.client.name)
     return json_response(schemas.ReplayShown(count=count, dry_run=body.dry_run))
 
 
@@ -101,7 +101,7 @@ def _sink_name(request: ApiRequest[Any, Any]) -> str:
 
 
 async def _task_id(request: ApiRequest[Any, Any], ref: str | None) -> str | None:
-    return None if ref is None else (await request.tracker.get(request.caller, ref)).id
+    return None if ref is None else (await request.tracker.get(request.client, ref)).id
 
 
 def _read_cursor(cursor: str) -> tuple[int, str]:

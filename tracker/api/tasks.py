@@ -25,11 +25,11 @@ VERSION_TAG: Final = re.compile(r'(?:W/)?"([0-9]{1,18})"')
 
 async def list_tasks(request: ApiRequest[TaskQuery, Nothing]) -> Response:
     """List tasks, newest first."""
-    query, caller = request.query, request.caller
-    if query.client is not None and query.client != caller.name and not caller.sees_all:
+    query, client = request.query, request.client
+    if query.client is not None and query.client != client.name and not client.sees_all:
         raise Forbidden("this key sees only its own client's tasks")
     wanted = TaskFilter(
-        client=query.client if caller.sees_all else caller.name,
+        client=query.client if client.sees_all else client.name,
         statuses=tuple(query.status),
         provider=query.provider,
         kind=query.kind,
@@ -37,7 +37,7 @@ async def list_tasks(request: ApiRequest[TaskQuery, Nothing]) -> Response:
         created_after=query.created_after,
         created_before=query.created_before,
     )
-    page = await request.tracker.find(wanted, limit=query.limit, cursor=query.cursor, caller=caller)
+    page = await request.tracker.find(wanted, limit=query.limit, cursor=query.cursor, client=client)
     tasks = [show.task(task) for task in page.tasks]
     return json_response(schemas.TaskPageShown(tasks=tasks, next_cursor=page.next_cursor))
 
@@ -53,12 +53,12 @@ async def get_task(request: ApiRequest[WaitQuery, Nothing]) -> Response:
     if request.query.wait:
         request.resources.wait()
         most = timedelta(seconds=request.query.wait)
-        changing = request.tracker.changed(request.caller, request.ref, since=since, most=most)
+        changing = request.tracker.changed(request.client, request.ref, since=since, most=most)
         task = await while_connected(request.http.receive, changing)
         if task is None:
             return Response(status_code=CLIENT_LEFT)
     else:
-        task = await request.tracker.get(request.caller, request.ref)
+        task = await request.tracker.get(request.client, request.ref)
     # Weak: the times and the number of the polls change without a new version.
     headers = {"etag": f'W/"{task.version}"'}
     if task.version == known:
@@ -68,8 +68,8 @@ async def get_task(request: ApiRequest[WaitQuery, Nothing]) -> Response:
 
 async def get_history(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Show each observation of a task: its source, its trust level and its effect."""
-    task, entries = await request.tracker.history(request.caller, request.ref)
-    shown = [show.entry(entry, with_body=request.caller.sees_all) for entry in entries]
+    task, entries = await request.tracker.history(request.client, request.ref)
+    shown = [show.entry(entry, with_body=request.client.sees_all) for entry in entries]
     state = await request.tracker.watch.state(task.provider, task.account)
     account = show.account(state, request.tracker.clock())
     return json_response(schemas.HistoryShown(task=show.task(task), entries=shown, account=account))
@@ -77,7 +77,7 @@ async def get_history(request: ApiRequest[Nothing, Nothing]) -> Response:
 
 async def poll_task(request: ApiRequest[Nothing, Nothing]) -> Response:
     """Poll the provider about a task now."""
-    task, outcome = await request.tracker.poll(request.caller, request.ref)
+    task, outcome = await request.tracker.poll(request.client, request.ref)
     return json_response(schemas.PolledShown(task=show.task(task), outcome=outcome))
 
 
@@ -86,7 +86,7 @@ async def resolve_task(request: ApiRequest[Nothing, ResolveBody]) -> Response:
     body = request.body
     status = Status(body.status) if body.status is not None else None
     task = await request.tracker.resolve(
-        request.caller, request.ref, status=status, provider_task_id=body.provider_task_id, note=body.note
+        request.client, request.ref, status=status, provider_task_id=body.provider_task_id, note=body.note
     )
     return json_response(show.task(task))
 
@@ -94,7 +94,7 @@ async def resolve_task(request: ApiRequest[Nothing, ResolveBody]) -> Response:
 async def attach_task(request: ApiRequest[Nothing, AttachBody]) -> Response:
     """Attach the provider's ID to a task that was expected."""
     return json_response(
-        show.task(await request.tracker.attach(request.caller, request.ref, request.body.provider_task_id))
+        show.task(await request.tracker.attach(request.client, request.ref, request.body.provider_task_id))
     )
 
 
@@ -102,7 +102,7 @@ async def expect_task(request: ApiRequest[Nothing, ExpectBody]) -> Response:
     """Record a task before you submit it yourself, and get a callback URL for it."""
     body = request.body
     expected = await request.tracker.expect(
-        request.caller,
+        request.client,
         provider=body.provider,
         kind=body.kind,
         external_id=body.external_id,
@@ -117,7 +117,7 @@ async def adopt_task(request: ApiRequest[Nothing, AdoptBody]) -> Response:
     """Adopt a task that is already running at the provider."""
     body = request.body
     task = await request.tracker.adopt(
-        request.caller,
+        request.client,
         provider=body.provider,
         kind=body.kind,
         provider_task_id=body.provider_task_id,

@@ -99,7 +99,7 @@ class Discovery:
         done = orphan.poll_count + 1 >= ORPHAN_CHECKS
         await self._settle(orphan, state="orphan" if done else "waiting", why=why)
 
-    async def discover(self, provider: str, kind: str, *, caller: ClientIdentity = DISCOVERER) -> Discovered:
+    async def discover(self, provider: str, kind: str, *, client: ClientIdentity = DISCOVERER) -> Discovered:
         """Read the provider's list and adopt tasks without a row for ``caller``.
 
         A listed task without an external ID may belong to an unresolved submission. The list cannot verify that, so
@@ -118,12 +118,12 @@ class Discovery:
             if not outcome:
                 break
             for found in outcome:
-                await self._take(caller, account, kind, found, unresolved, result)
+                await self._take(client, account, kind, found, unresolved, result)
         return result
 
     async def _take(
         self,
-        caller: ClientIdentity,
+        client: ClientIdentity,
         account: Account,
         kind: str,
         found: Found,
@@ -149,15 +149,15 @@ class Discovery:
         if maybe:
             result.candidates.extend((task.id, report.provider_task_id) for task in maybe)
             return
-        task = await self._adopt(caller, account, kind, found, origin=ORIGIN)
+        task = await self._adopt(client, account, kind, found, origin=ORIGIN)
         result.adopted += task.origin == ORIGIN
         result.settled += task.origin != ORIGIN
 
     async def _adopt(
-        self, caller: ClientIdentity, account: Account, kind: str, found: Found, *, origin: str = "callback"
+        self, client: ClientIdentity, account: Account, kind: str, found: Found, *, origin: str = "callback"
     ) -> Task:
         named = account.provider.kinds[kind]
-        request = TrackRequest(caller=caller, account=account, kind=named, origin=origin)
+        request = TrackRequest(client=client, account=account, kind=named, origin=origin)
         return await self._adoption.take(request, found)
 
     async def _known(self, account: Account, provider_task_id: str) -> Task | None:

@@ -2,7 +2,7 @@
 
 A piece of work names the rows that it needs by keys. The store loads the rows of the whole batch. It calls ``decide``
 of each piece in the order of arrival, with the rows as the earlier pieces left them. ``decide`` is pure: it returns a
-Change, or raises a CallerError for its own caller only.
+Change, or raises a ClientError that only this piece gets.
 """
 
 from collections import defaultdict
@@ -20,10 +20,13 @@ T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
 
+KeyName = Literal["id", "provider_task_id", "sent_external_id", "external_key", "idempotency_key", "unanswered"]
+
+
 class Key(NamedTuple):
     """One way to identify a task. ``scope`` is empty for Homing's ID. Otherwise it says where the ID is unique."""
 
-    by: Literal["id", "provider_task_id", "sent_external_id", "external_key", "idempotency_key", "unanswered"]
+    by: KeyName
     value: str
     scope: tuple[str, ...] = ()
 
@@ -58,8 +61,8 @@ class Known:
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
         self._tasks = {task.id: task for task in tasks}
-        # For each way to name a task but its ID: the IDs by their keys. Made on first use, as most batches need few.
-        self._indexes: dict[str, dict[Key, set[str]]] = {}
+        # For each sort of key except the ID: the IDs of the rows. Built on first use, because most batches need few.
+        self._indexes: dict[KeyName, dict[Key, set[str]]] = {}
 
     def put(self, task: Task) -> None:
         before = self._tasks.get(task.id)
@@ -96,8 +99,8 @@ class Known:
         return [self._tasks[task_id] for task_id in sorted(index.get(key, ()), reverse=True)]
 
 
-def key_of(task: Task, by: str) -> Key | None:
-    """Return the key that a row answers to in one way besides its ID; None where it has no such name."""
+def key_of(task: Task, by: KeyName) -> Key | None:
+    """Return the row's key of one sort, other than its ID, or None if it has none."""
     match by:
         case "provider_task_id" if task.provider_task_id is not None:
             return by_provider_id(task.provider, task.account, task.provider_task_id)
@@ -169,7 +172,7 @@ class Work(Protocol[T_co]):
         """The keys of the rows to load and lock: every key that the decision reads."""
 
     def decide(self, known: Known) -> Change[T_co]:
-        """Return the change to write, or raise a CallerError. It is pure and may run again."""
+        """Return the change to write, or raise a ClientError. It is pure and may run again."""
 
 
 class RecordChange(msgspec.Struct, Generic[T], frozen=True):

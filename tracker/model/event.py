@@ -31,7 +31,7 @@ TASK_TYPES: Final = tuple(
     TASK_TYPE + name for name in (*(status.value for status in Status if status is not Status.PENDING), *CHANGES)
 )
 ALARM_TYPES: Final = tuple(ALARM_TYPE + alarm.value for alarm in Alarm)
-TYPES: Final = TASK_TYPES + ALARM_TYPES
+EVENT_TYPES: Final = TASK_TYPES + ALARM_TYPES
 # The last part is the version of the shape. New fields do not make a new version.
 TASK_SCHEMA: Final = "urn:homing:task:2"
 ALARM_SCHEMA: Final = "urn:homing:alarm:1"
@@ -40,17 +40,17 @@ STRUCTURED_TYPE: Final = "application/cloudevents+json"
 # The source of events if none is configured. CloudEvents require a source.
 NO_SOURCE: Final = "urn:homing"
 TrustName = Literal["unverified", "token", "signed", "provider"]
-TRUSTS: Final[Mapping[Trust, TrustName]] = MappingProxyType(
+TRUST_NAMES: Final[Mapping[Trust, TrustName]] = MappingProxyType(
     {Trust.UNVERIFIED: "unverified", Trust.TOKEN: "token", Trust.SIGNED: "signed", Trust.PROVIDER: "provider"}
 )
 # 2020-01-01 UTC in Unix milliseconds. A range of event numbers begins at the milliseconds since then, shifted by BITS.
-EPOCH: Final = 1_577_836_800_000
+RANGE_EPOCH_MILLISECONDS: Final = 1_577_836_800_000
 # 4,096 numbers per millisecond, so no range reaches a range that begins later.
-BITS: Final = 12
+RANGE_SHIFT: Final = 12
 # Smaller numbers were counted from 1. All others belong to a range.
 FIRST_RANGE: Final = 1 << 44
 # The maximum number of versions of a task.
-VERSIONS: Final = 10**6
+MAX_VERSIONS: Final = 10**6
 SHORT_DIGITS: Final = 10
 LONG_DIGITS: Final = 19
 _encode: Final = msgspec.json.Encoder().encode
@@ -61,7 +61,7 @@ def sequence_of(cursor: int, version: int) -> int:
 
     It is the task's version as long as numbers are counted from 1.
     """
-    return version if cursor < FIRST_RANGE else (cursor >> BITS) * VERSIONS + version
+    return version if cursor < FIRST_RANGE else (cursor >> RANGE_SHIFT) * MAX_VERSIONS + version
 
 
 def written_sequence(number: int) -> str:
@@ -194,7 +194,7 @@ def task_data(task: Task) -> dict[str, Any]:
     """Return a task as everybody is shown it; times are datetimes still."""
     source = None
     if task.status_source is not None and task.status_trust is not None:
-        source = {"source": task.status_source.value, "trust": TRUSTS[task.status_trust]}
+        source = {"source": task.status_source.value, "trust": TRUST_NAMES[task.status_trust]}
     return {
         "id": task.id,
         "provider": task.provider,

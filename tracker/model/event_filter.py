@@ -13,11 +13,11 @@ from typing import Final
 
 import msgspec
 
-from tracker.model.event import TASK_TYPE, TYPES, PublishedEvent
+from tracker.model.event import EVENT_TYPES, TASK_TYPE, PublishedEvent
 
 FIELDS: Final = ("type", "provider", "kind", "client", "tag")
 # The names that a user may write: each full type, and a task type without its prefix.
-_SHORT: Final[Mapping[str, str]] = {name.removeprefix(TASK_TYPE): name for name in TYPES}
+_SHORT: Final[Mapping[str, str]] = {name.removeprefix(TASK_TYPE): name for name in EVENT_TYPES}
 
 
 class EventFilter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -73,7 +73,7 @@ def event_types(written: str) -> Sequence[str]:
     matches = re.compile(translate(written)).match
     found = [name for short, name in _SHORT.items() if matches(name) or matches(short)]
     if not found:
-        near = get_close_matches(written, [*_SHORT, *TYPES], n=1)
+        near = get_close_matches(written, [*_SHORT, *EVENT_TYPES], n=1)
         hint = f"Did you mean {near[0]}?" if near else "Write one such as succeeded, failed or homing.alarm.*"
         raise ValueError(f"type= matches no event type. {hint}")
     return found

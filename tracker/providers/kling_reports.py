@@ -106,13 +106,13 @@ def read_callback(body: bytes) -> Report:
         return Report(flaw=error.detail)
     if code := code_of(value):
         return Report(flaw=f"an error with code {code}, not a task")
-    # A body that names no task, nor has one inside, says so when it is read as a task itself.
+    # If there is no task inside, read the body itself as a task. A body without a task gets a flaw that says so.
     wrapped = task_of(value) if "data" in value else None
     return read_report(wrapped or value)
 
 
 def code_of(envelope: JsonObject) -> int | None:
-    """Read the code of an envelope: 0 for every way to write a success, None where there is no number."""
+    """Return the code of an envelope: 0 for each known success code, None if the code is no number."""
     code = envelope.get("code")
     if isinstance(code, str):
         return 0 if code.strip().lower() in SUCCESS_CODES else None

@@ -36,7 +36,7 @@ from tracker.model.untrusted import JsonValue
 
 # For each status, the statuses that a verified report may change it to. The two finals change to each other only by the
 # precedence of contradictory finals. docs/reference/state-machine.md is generated from this table.
-MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
+TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
     {
         status: frozenset(other for other in Status if RANK[other] >= max(RANK[status], 1) and other is not status)
         for status in Status

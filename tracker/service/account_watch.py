@@ -98,7 +98,7 @@ class AccountWatch:
         self._record(note, alarms)
 
     def paused(self, account: Account, until: datetime) -> None:
-        """Note that Homing sends nothing for the account until then."""
+        """Record that Homing sends nothing for the account until ``until``."""
         seen, now = self._of(account), self._clock()
         # Concurrent requests can pause the account several times.
         if seen.paused_until is None or until - seen.paused_until >= SAME_PAUSE:

@@ -18,8 +18,8 @@ from tracker.rules.identity import Attach
 from tracker.rules.outcomes import Rules, begun
 from tracker.rules.polls import Resolve
 from tracker.rules.submits import RecordConfirmed, RecordExpected
+from tracker.service.arguments import bounded, distinct_tags
 from tracker.service.callback_urls import CallbackUrls
-from tracker.service.named import bounded, distinct_tags
 from tracker.service.polling import Poll, Poller
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
@@ -33,7 +33,7 @@ ABSENT_BOUND: Final = 1_000
 class TrackRequest:
     """A task that a client wants tracked and that Homing does not submit."""
 
-    caller: ClientIdentity
+    client: ClientIdentity
     account: Account
     kind: Kind
     external_id: str | None = None
@@ -74,13 +74,13 @@ class Adoption:
         return Expected(task=written, callback_url=self._callback_urls.of_task(written))
 
     async def found(
-        self, caller: ClientIdentity, account: Account, ref: str, *, kind: str | None = None
+        self, client: ClientIdentity, account: Account, ref: str, *, kind: str | None = None
     ) -> Task | None:
         """Return the client's task with this ID. If ``kind`` is None, any kind matches."""
         if identifier(ref) is None:
             raise NotFound("no such task")
-        client = None if caller.sees_all else caller.name
-        return await self._store.tasks.find_ref(ref, client=client, provider=account.provider.name, kind=kind)
+        client_name = None if client.sees_all else client.name
+        return await self._store.tasks.find_ref(ref, client=client_name, provider=account.provider.name, kind=kind)
 
     async def known(self, request: TrackRequest, provider_task_id: str) -> Task | None:
         """Return a task that has a row, or None if Homing must poll the provider.
@@ -88,11 +88,11 @@ class Adoption:
         Raises NotFound if another client owns the row, or if the provider answered not found a moment ago.
         """
         ref = bounded(provider_task_id, "provider_task_id")
-        caller, account = request.caller, request.account
+        client, account = request.client, request.account
         known = await self._store.tasks.find_ref(ref, client=None, provider=account.provider.name)
         if known is not None:
             named = ref in {known.id, known.provider_task_id}
-            if known.client == caller.name or caller.sees_all:
+            if known.client == client.name or client.sees_all:
                 if named or ref == known.sent_external_id:
                     return known
             elif named:
@@ -107,7 +107,7 @@ class Adoption:
         Raises NotFound if the provider does not know the task, or if another client owns it.
         """
         ref = bounded(provider_task_id, "provider_task_id")
-        caller, account, kind = request.caller, request.account, request.kind.name
+        client, account, kind = request.client, request.account, request.kind.name
         outcome = await self._poller.query(account, kind, ref)
         if isinstance(outcome, Missing):
             self._remember_absent((account.name, kind, ref))
@@ -115,7 +115,7 @@ class Adoption:
         if not isinstance(outcome, Found):
             raise ProviderUnavailable("Homing could not get the task from the provider. Try again later")
         task = await self.take(request, outcome)
-        if task.client != caller.name and not caller.sees_all:
+        if task.client != client.name and not client.sees_all:
             raise NotFound(f"the provider has no task {ref}")
         return task
 
@@ -126,14 +126,14 @@ class Adoption:
         """
         task = self._row(request, found)
         work: Work[Task] = RecordConfirmed(task=task, named=request.external_id is not None)
-        if request.caller.sees_all and request.origin == ADOPT:
+        if request.client.sees_all and request.origin == ADOPT:
             detail = f"provider_task_id={found.report.provider_task_id or ''}"
-            work = self._audited(work, request.caller, Action.ADOPT, detail)
+            work = self._audited(work, request.client, Action.ADOPT, detail)
         written = await self._recorder.apply(work)
         answer = await self._poller.record(Poll(task=written, account=request.account, at=self._clock()), found)
         return answer.task
 
-    async def attach(self, caller: ClientIdentity, task: Task, account: Account, provider_task_id: str) -> Task:
+    async def attach(self, client: ClientIdentity, task: Task, account: Account, provider_task_id: str) -> Task:
         """Attach the provider ID from the task's owner, and poll at once to confirm it.
 
         Without a credential Homing cannot poll, and accepts the ID unconfirmed. Raises Conflict if the task has another
@@ -144,12 +144,12 @@ class Adoption:
         work: Work[Task] = Attach(
             task=task, provider_task_id=value, now=self._clock(), confirmable=confirmable, rules=self._rules
         )
-        if caller.sees_all:
-            work = self._audited(work, caller, Action.ATTACH, f"provider_task_id={value}")
+        if client.sees_all:
+            work = self._audited(work, client, Action.ATTACH, f"provider_task_id={value}")
         attached = await self._recorder.apply(work)
         return (await self._poller.poll(attached, account)).task if confirmable else attached
 
-    async def resolve(self, caller: ClientIdentity, task: Task, account: Account, status: Status, note: str) -> Task:
+    async def resolve(self, client: ClientIdentity, task: Task, account: Account, status: Status, note: str) -> Task:
         """Record a manual resolution and its author.
 
         Raises Conflict if a stronger report of the provider contradicts it.
@@ -162,10 +162,10 @@ class Adoption:
             lifetime=account.provider.capabilities.result_lifetime,
             rules=self._rules,
         )
-        return await self._recorder.apply(self._audited(work, caller, Action.RESOLVE, f"status={status.value}"))
+        return await self._recorder.apply(self._audited(work, client, Action.RESOLVE, f"status={status.value}"))
 
-    def _audited(self, work: Work[Task], caller: ClientIdentity, action: Action, detail: str) -> Audited:
-        return Audited(work=work, at=self._clock(), client=caller.name, action=action, detail=detail)
+    def _audited(self, work: Work[Task], client: ClientIdentity, action: Action, detail: str) -> Audited:
+        return Audited(work=work, at=self._clock(), client=client.name, action=action, detail=detail)
 
     def _row(self, request: TrackRequest, found: Found | None = None) -> Task:
         now = self._clock()
@@ -180,7 +180,7 @@ class Adoption:
             provider=account.provider.name,
             kind=kind.name,
             account=account.name,
-            client=request.caller.name,
+            client=request.client.name,
             origin=request.origin,
             created_at=now,
             updated_at=now,

@@ -1,4 +1,4 @@
-"""The names in a request: a kind of task, IDs, tags, and the tasks that its client may see."""
+"""Check the arguments of requests: a task kind, IDs, tags, and the tasks that the client may see."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,10 +46,10 @@ def distinct_tags(tags: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tags))
 
 
-def own_tasks(wanted: TaskFilter, caller: ClientIdentity) -> TaskFilter:
+def own_tasks(wanted: TaskFilter, client: ClientIdentity) -> TaskFilter:
     """Narrow a filter to the tasks that the client may see. Raises InvalidRequest if it names another client."""
-    if caller.sees_all:
+    if client.sees_all:
         return wanted
-    if wanted.client not in {None, caller.name}:
+    if wanted.client not in {None, client.name}:
         raise InvalidRequest("this key sees only its own tasks. Remove client")
-    return replace(wanted, client=caller.name)
+    return replace(wanted, client=client.name)

@@ -62,7 +62,7 @@ class CallbackUrls:
         return await self._store.callback_urls.find(provider, callback_tokens.shared_hash(token))
 
     async def create(
-        self, caller: ClientIdentity, *, provider: str, kind: str | None, label: str
+        self, client: ClientIdentity, *, provider: str, kind: str | None, label: str
     ) -> tuple[SharedCallbackUrl, str]:
         """Create a shared callback URL. The URL with its token is returned only once."""
         if self._public_url is None:
@@ -72,7 +72,7 @@ class CallbackUrls:
             id=0,
             provider=provider,
             kind=kind,
-            client=caller.name,
+            client=client.name,
             created_at=self._clock(),
             revoked_at=None,
             label=label,

@@ -42,63 +42,63 @@ class ClientPolls:
         # The results of the last polls, as sentences. The row has only their time.
         self._said: OrderedDict[str, str] = OrderedDict()
 
-    async def poll(self, caller: ClientIdentity, task: Task, account: Account) -> tuple[Task, str]:
+    async def poll(self, client: ClientIdentity, task: Task, account: Account) -> tuple[Task, str]:
         """Poll a task now, or return the answer of a moment ago. Raises TooMany or Overloaded."""
         asking = self._asking.get(task.id)
         if asking is None:
             if self._is_fresh(task):
                 return task, self._said.get(task.id, "polled a moment ago. This is the recorded result")
-            self._budget.take_for(caller.name, self._clock())
-            asking = asyncio.create_task(self._ask(caller, task, account))
+            self._budget.take_for(client.name, self._clock())
+            asking = asyncio.create_task(self._ask(client, task, account))
             self._asking[task.id] = asking
             asking.add_done_callback(partial(self._asked, task.id))
         # Several clients may share the poll, so a client that leaves does not cancel it.
         answer = await asyncio.shield(asking)
         return answer.task, answer.why
 
-    async def attach(self, caller: ClientIdentity, task: Task, account: Account, provider_task_id: str) -> Task:
+    async def attach(self, client: ClientIdentity, task: Task, account: Account, provider_task_id: str) -> Task:
         """Attach a provider ID and poll it. Raises TooMany or Overloaded before it changes anything."""
         if account.credential is not None:
             # The poll may query the external ID too.
-            self._budget.take_for(caller.name, self._clock(), 1 + (task.sent_external_id is not None))
-        return await self._adoption.attach(caller, task, account, provider_task_id)
+            self._budget.take_for(client.name, self._clock(), 1 + (task.sent_external_id is not None))
+        return await self._adoption.attach(client, task, account, provider_task_id)
 
     async def adopt(self, request: TrackRequest, provider_task_id: str) -> Task:
         """Adopt a running task. Raises TooMany or Overloaded if this needs a poll beyond the budget."""
         known = await self._adoption.known(request, provider_task_id)
         if known is not None:
             return known
-        self._budget.take_for(request.caller.name, self._clock())
+        self._budget.take_for(request.client.name, self._clock())
         return await self._adoption.adopt(request, provider_task_id)
 
-    async def fetch(self, caller: ClientIdentity, account: Account, kind: Kind, ref: str) -> Task:
+    async def fetch(self, client: ClientIdentity, account: Account, kind: Kind, ref: str) -> Task:
         """Return a task of a kind. If it has no row, query the provider once and adopt it. Raises NotFound."""
-        task = await self._adoption.found(caller, account, ref, kind=kind.name)
+        task = await self._adoption.found(client, account, ref, kind=kind.name)
         # If the row has another kind, a query to the provider would not help.
-        if task is None and await self._adoption.found(caller, account, ref) is None:
-            task = await self.adopt(TrackRequest(caller=caller, account=account, kind=kind, origin=FETCH), ref)
+        if task is None and await self._adoption.found(client, account, ref) is None:
+            task = await self.adopt(TrackRequest(client=client, account=account, kind=kind, origin=FETCH), ref)
         if task is None or task.kind != kind.name:
             raise NotFound("no such task")
         return task
 
     async def fetch_many(
-        self, caller: ClientIdentity, account: Account, kind: Kind, refs: Sequence[str]
+        self, client: ClientIdentity, account: Account, kind: Kind, refs: Sequence[str]
     ) -> Sequence[Task]:
         """Return the tasks of any kind that ``refs`` name. Leave out refs without a task.
 
         Query the provider about all references without a row. If the budget is too small for all of them, query none.
         """
-        request = TrackRequest(caller=caller, account=account, kind=kind, origin=FETCH)
+        request = TrackRequest(client=client, account=account, kind=kind, origin=FETCH)
         found: dict[str, Task] = {}
         unknown: list[str] = []
         for ref in refs:
             with suppress(NotFound):
-                known = await self._adoption.found(caller, account, ref)
+                known = await self._adoption.found(client, account, ref)
                 if (known := known or await self._adoption.known(request, ref)) is None:
                     unknown.append(ref)
                 else:
                     found[ref] = known
-        self._budget.take_for(caller.name, self._clock(), len(unknown))
+        self._budget.take_for(client.name, self._clock(), len(unknown))
         slots = asyncio.Semaphore(ASKED_AT_ONCE)
 
         async def one(ref: str) -> None:
@@ -121,9 +121,9 @@ class ClientPolls:
             # The waiting requests have the error. If none waits, asyncio must not report the error as never retrieved.
             asking.exception()
 
-    async def _ask(self, caller: ClientIdentity, task: Task, account: Account) -> PollAnswer:
+    async def _ask(self, client: ClientIdentity, task: Task, account: Account) -> PollAnswer:
         answer = await self._poller.poll(task, account)
-        self._budget.spend_for(caller.name, answer.requests - 1)
+        self._budget.spend_for(client.name, answer.requests - 1)
         self._said[task.id] = answer.why
         self._said.move_to_end(task.id)
         if len(self._said) > REMEMBERED:

@@ -9,7 +9,6 @@ database and therefore in every backup. So two installations that share an accou
 import hashlib
 import hmac
 import json
-import secrets
 from typing import Final
 
 from tracker.model.clock import RandomBytes
@@ -26,7 +25,7 @@ class ExternalIds:
     The generation starts at 0 and grows with each deliberate repeat of a submission.
     """
 
-    def __init__(self, store: Store, *, random_bytes: RandomBytes = secrets.token_bytes) -> None:
+    def __init__(self, store: Store, *, random_bytes: RandomBytes) -> None:
         self._store = store
         self._random_bytes = random_bytes
 

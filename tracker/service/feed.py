@@ -23,7 +23,6 @@ PACE: Final = timedelta(milliseconds=10)
 # If a read finds more events than this, fewer and larger reads leave more time to the writers.
 MUCH: Final = 40
 SLOWER: Final = timedelta(milliseconds=40)
-FEED_SCAN_INTERVAL: Final = timedelta(seconds=1)
 # The number of events in memory for readers that lag a little. Other readers query the database.
 KEPT: Final = 2_000
 PAGE: Final = 500
@@ -38,7 +37,7 @@ class Events(Protocol):
 
     async def horizon(self) -> int: ...
 
-    async def given(self) -> int: ...
+    async def highest_number(self) -> int: ...
 
 
 class Notices(Protocol):
@@ -58,9 +57,7 @@ class Feed:
     A reader keeps a cursor. It calls ``read`` for the events after the cursor, then ``beyond`` to wait for more.
     """
 
-    def __init__(
-        self, events: Events, *, notices: Notices | None = None, scan_interval: timedelta = FEED_SCAN_INTERVAL
-    ) -> None:
+    def __init__(self, events: Events, *, notices: Notices | None = None, scan_interval: timedelta) -> None:
         self._events = events
         self._notices = notices
         self.scan_interval = scan_interval
@@ -131,9 +128,9 @@ class Feed:
         """Return the cursor before which events have been deleted. A reader with an earlier cursor missed events."""
         return await self._events.horizon()
 
-    async def given(self) -> int:
+    async def highest_number(self) -> int:
         """Return the greatest cursor that may have been assigned, even if no event was committed there."""
-        return await self._events.given()
+        return await self._events.highest_number()
 
     def start_over(self) -> None:
         """Forget the events read so far, because the database was restored. All waiting readers read again."""

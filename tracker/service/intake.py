@@ -25,8 +25,8 @@ from tracker.rules.create_requests import (
 )
 from tracker.rules.outcomes import Rules
 from tracker.rules.submits import ORIGIN_SUBMIT, RecordLate, RecordRefused
+from tracker.service.arguments import bounded, distinct_tags
 from tracker.service.external_ids import ExternalIds
-from tracker.service.named import bounded, distinct_tags
 from tracker.service.recorder import Recorder
 from tracker.service.submission import RETRY_LATER, Submission, SubmitRequest
 from tracker.storage.store import Store
@@ -192,7 +192,7 @@ class Intake:
             provider=account.provider.name,
             kind=kind.name,
             account=account.name,
-            client=request.caller.name,
+            client=request.client.name,
             origin=ORIGIN_SUBMIT,
             created_at=now,
             updated_at=now,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
-from tracker.errors import CallerError, OurError, Overloaded, StoreUnavailable
+from tracker.errors import ClientError, Overloaded, ServiceError, StoreUnavailable
 from tracker.model.changes import Work
 from tracker.service.recorder import Recorder
 
@@ -64,10 +64,10 @@ class Notes:
             work, written = note.work, note.written
             try:
                 await self._recorder.apply(work)
-            except CallerError:
+            except ClientError:
                 # The row that the note is about no longer exists.
                 pass
-            except OurError as error:
+            except ServiceError as error:
                 note.unwritable = not isinstance(error, StoreUnavailable | Overloaded)
                 return False
             # The note may have been dropped or replaced during the write.

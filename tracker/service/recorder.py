@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-from tracker.errors import CallerError, OurError, Overloaded, StoreUnavailable
+from tracker.errors import ClientError, Overloaded, ServiceError, StoreUnavailable
 from tracker.model.changes import Work
 from tracker.storage.store import Store
 
@@ -70,7 +70,7 @@ class Recorder:
     async def apply(self, work: Work[T]) -> T:
         """Commit one piece in a transaction that it shares with other waiting pieces. Return its result.
 
-        Raises the CallerError of its decision, StoreUnavailable or Overloaded. Then nothing of the piece is committed.
+        Raises the ClientError of its decision, StoreUnavailable or Overloaded. Then nothing of the piece is committed.
         A queued piece is committed even if the caller stops waiting.
         """
         if self._closing or self._task is None:
@@ -135,7 +135,7 @@ class Recorder:
             if len(batch) == 1:
                 log.error("a request cannot be recorded: %s", type(error).__name__)  # noqa: TRY400 - may hold a body
                 _answer_all(
-                    batch, OurError("the request could not be recorded. Try again later", retry_after=RETRY_AFTER)
+                    batch, ServiceError("the request could not be recorded. Try again later", retry_after=RETRY_AFTER)
                 )
                 return
             middle = len(batch) // 2
@@ -146,7 +146,7 @@ class Recorder:
             for (_, answer), result in zip(batch, results, strict=True):
                 if answer.done():
                     continue
-                if isinstance(result, CallerError):
+                if isinstance(result, ClientError):
                     answer.set_exception(result)
                 else:
                     answer.set_result(result)

@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, assert_never
 
-from tracker.errors import CredentialRefused, HomingError, NotSent, OurError, ProviderUnavailable, Refused, ReplyLost
+from tracker.errors import (
+    CredentialRefused,
+    HomingError,
+    NotSent,
+    ProviderUnavailable,
+    Refused,
+    ReplyLost,
+    ServiceError,
+)
 from tracker.model.changes import Change, RaisedAlarm, RecordChange, Work
 from tracker.model.clock import Deadline, Monotonic
 from tracker.model.task import Alarm, ClientIdentity, Status, Task
@@ -64,7 +72,7 @@ class SubmitRequest:
     With ``answered_later``, the client's answer is on its way only after ``Intake.answered``.
     """
 
-    caller: ClientIdentity
+    client: ClientIdentity
     account: Account
     kind: Kind
     order: Order
@@ -298,7 +306,7 @@ class Submission:
         """
         try:
             return await self._recorder.apply(outcome)
-        except OurError:
+        except ServiceError:
             late: Work[Task] = outcome
             duplicate = isinstance(outcome, RecordUnanswered) and outcome.duplicate
             if not duplicate and not isinstance(outcome, RecordAccepted):

@@ -32,13 +32,13 @@ from tracker.rules.learning import Habits
 from tracker.rules.outcomes import Rules
 from tracker.rules.schedule import Policy
 from tracker.service.adoption import Adoption, TrackRequest
+from tracker.service.arguments import kind_named, own_tasks, submitted_kind
 from tracker.service.budget import Budget
 from tracker.service.callback_urls import CallbackUrls
 from tracker.service.client_polls import ClientPolls
 from tracker.service.feed import Feed
 from tracker.service.intake import Intake
 from tracker.service.learner import Learner
-from tracker.service.named import kind_named, own_tasks, submitted_kind
 from tracker.service.polling import Poller
 from tracker.service.readiness import Readiness
 from tracker.service.recorder import Recorder
@@ -169,7 +169,7 @@ class Tracker:
 
     async def submit(
         self,
-        caller: ClientIdentity,
+        client: ClientIdentity,
         provider: str,
         order: Order,
         *,
@@ -189,7 +189,7 @@ class Tracker:
         account = self._account(provider)
         return await self.intake.submit(
             SubmitRequest(
-                caller=caller,
+                client=client,
                 account=account,
                 kind=submitted_kind(account, order.kind),
                 order=order,
@@ -215,7 +215,7 @@ class Tracker:
 
     async def expect(
         self,
-        caller: ClientIdentity,
+        client: ClientIdentity,
         *,
         provider: str,
         kind: str,
@@ -231,7 +231,7 @@ class Tracker:
         account = self._account(provider)
         return await self.adoption.expect(
             TrackRequest(
-                caller=caller,
+                client=client,
                 account=account,
                 kind=kind_named(account, kind),
                 external_id=external_id,
@@ -243,7 +243,7 @@ class Tracker:
 
     async def adopt(
         self,
-        caller: ClientIdentity,
+        client: ClientIdentity,
         *,
         provider: str,
         kind: str,
@@ -255,7 +255,7 @@ class Tracker:
         """Track a task that already runs at the provider. Raises NotFound if the provider does not know it."""
         account = self._account(provider)
         request = TrackRequest(
-            caller=caller,
+            client=client,
             account=account,
             kind=kind_named(account, kind),
             external_id=external_id,
@@ -264,24 +264,24 @@ class Tracker:
         )
         return await self._client_polls.adopt(request, provider_task_id)
 
-    async def attach(self, caller: ClientIdentity, ref: str, provider_task_id: str) -> Task:
+    async def attach(self, client: ClientIdentity, ref: str, provider_task_id: str) -> Task:
         """Poll the provider task ID that a client attaches to its task. It counts once confirmed. Raises Conflict."""
-        task = await self.get(caller, ref)
-        return await self._client_polls.attach(caller, task, self._account(task.provider), provider_task_id)
+        task = await self.get(client, ref)
+        return await self._client_polls.attach(client, task, self._account(task.provider), provider_task_id)
 
     async def record(self, arrived: Arrived) -> Recorded:
         """Record one callback. It is committed when this returns."""
         account = self._account(arrived.provider)
         return await self._recorder.apply(RecordCallback(arrived=arrived, account=account.name, rules=self.rules))
 
-    async def poll(self, caller: ClientIdentity, ref: str) -> tuple[Task, str]:
+    async def poll(self, client: ClientIdentity, ref: str) -> tuple[Task, str]:
         """Poll a task now. Return it with a sentence about the outcome."""
-        task = await self.get(caller, ref)
-        return await self._client_polls.poll(caller, task, self._account(task.provider))
+        task = await self.get(client, ref)
+        return await self._client_polls.poll(client, task, self._account(task.provider))
 
     async def resolve(
         self,
-        caller: ClientIdentity,
+        client: ClientIdentity,
         ref: str,
         *,
         status: Status | None = None,
@@ -293,69 +293,69 @@ class Tracker:
         A task in conflict also takes the true final status. Raises Conflict if a verified report contradicts.
         """
         if provider_task_id is not None and status is None:
-            return await self.attach(caller, ref, provider_task_id)
+            return await self.attach(client, ref, provider_task_id)
         if status not in SETTLED or provider_task_id is not None:
             statuses = "rejected, expired, or for a conflict succeeded or failed"
             raise InvalidRequest(f"resolve takes either status ({statuses}) or provider_task_id")
-        task = await self.get(caller, ref)
-        return await self.adoption.resolve(caller, task, self._account(task.provider), status, note)
+        task = await self.get(client, ref)
+        return await self.adoption.resolve(client, task, self._account(task.provider), status, note)
 
     async def get(
-        self, caller: ClientIdentity, ref: str, *, provider: str | None = None, kind: str | None = None
+        self, client: ClientIdentity, ref: str, *, provider: str | None = None, kind: str | None = None
     ) -> Task:
         """Return a task by any of its IDs. Raises NotFound, also for the tasks of other clients."""
         task = None
         if identifier(ref) is not None:
-            client = None if caller.sees_all else caller.name
-            task = await self.store.tasks.find_ref(ref, client=client, provider=provider, kind=kind)
+            client_name = None if client.sees_all else client.name
+            task = await self.store.tasks.find_ref(ref, client=client_name, provider=provider, kind=kind)
         if task is None:
             raise NotFound("no such task")
         return task
 
-    async def fetch(self, caller: ClientIdentity, ref: str, *, provider: str, kind: str) -> Task:
+    async def fetch(self, client: ClientIdentity, ref: str, *, provider: str, kind: str) -> Task:
         """Return a task, or poll the provider once and adopt it. Raises NotFound if neither knows it."""
         account = self._account(provider)
-        return await self._client_polls.fetch(caller, account, kind_named(account, kind), ref)
+        return await self._client_polls.fetch(client, account, kind_named(account, kind), ref)
 
     async def fetch_many(
-        self, caller: ClientIdentity, refs: Sequence[str], *, provider: str, kind: str
+        self, client: ClientIdentity, refs: Sequence[str], *, provider: str, kind: str
     ) -> Sequence[Task]:
         """Return several tasks. Poll the provider for the unknown ones. Leave out tasks that it does not know."""
         account = self._account(provider)
-        return await self._client_polls.fetch_many(caller, account, kind_named(account, kind), refs)
+        return await self._client_polls.fetch_many(client, account, kind_named(account, kind), refs)
 
     async def find(
-        self, wanted: TaskFilter, *, caller: ClientIdentity, limit: int = 50, cursor: str | None = None
+        self, wanted: TaskFilter, *, client: ClientIdentity, limit: int = 50, cursor: str | None = None
     ) -> TaskPage:
         """Return a page of the client's tasks, newest first."""
-        return await self.store.task_pages.page(own_tasks(wanted, caller), limit=limit, cursor=cursor)
+        return await self.store.task_pages.page(own_tasks(wanted, client), limit=limit, cursor=cursor)
 
     async def find_numbered(
-        self, wanted: TaskFilter, *, caller: ClientIdentity, offset: int, limit: int
+        self, wanted: TaskFilter, *, client: ClientIdentity, offset: int, limit: int
     ) -> Sequence[Task]:
         """Return a numbered page of the client's tasks, newest first."""
-        return await self.store.task_pages.numbered_page(own_tasks(wanted, caller), offset=offset, limit=limit)
+        return await self.store.task_pages.numbered_page(own_tasks(wanted, client), offset=offset, limit=limit)
 
-    async def history(self, caller: ClientIdentity, ref: str) -> tuple[Task, Sequence[HistoryEntry]]:
+    async def history(self, client: ClientIdentity, ref: str) -> tuple[Task, Sequence[HistoryEntry]]:
         """Return a task and its kept observations, oldest first."""
-        task = await self.get(caller, ref)
+        task = await self.get(client, ref)
         return task, await self.store.tasks.history(task.id)
 
-    async def wait(self, caller: ClientIdentity, ref: str, *, timeout: timedelta) -> Task:  # noqa: ASYNC109 - returns the task, raises nothing
+    async def wait(self, client: ClientIdentity, ref: str, *, timeout: timedelta) -> Task:  # noqa: ASYNC109 - returns the task, raises nothing
         """Return a task as soon as it is settled, or as it is after ``timeout``."""
-        return await self._waiting.settled(caller, ref, most=timeout)
+        return await self._waiting.settled(client, ref, most=timeout)
 
-    async def changed(self, caller: ClientIdentity, ref: str, *, since: int | None, most: timedelta) -> Task:
+    async def changed(self, client: ClientIdentity, ref: str, *, since: int | None, most: timedelta) -> Task:
         """Return a task once its version differs from ``since`` (None: the present one), or as it is after ``most``."""
-        return await self._waiting.changed(caller, ref, since=since, most=most)
+        return await self._waiting.changed(client, ref, since=since, most=most)
 
-    async def stats(self, caller: ClientIdentity) -> Stats:
+    async def stats(self, client: ClientIdentity) -> Stats:
         """Return counts of the client's tasks, or of the whole store if the client sees all tasks."""
-        return await self.store.stats(client=None if caller.sees_all else caller.name, now=self.clock())
+        return await self.store.stats(client=None if client.sees_all else client.name, now=self.clock())
 
-    async def habits(self, caller: ClientIdentity) -> Habits:
+    async def habits(self, client: ClientIdentity) -> Habits:
         """Return the learned schedule. It belongs to no client, so only keys with access to all clients get it."""
-        return await self.learner.lately() if caller.sees_all else Habits()
+        return await self.learner.lately() if client.sees_all else Habits()
 
     async def orphans(self, *, limit: int = 100) -> Sequence[Orphan]:
         """Return the callbacks for unknown tasks, the latest first."""
@@ -374,13 +374,13 @@ class Tracker:
         return await self._callback_urls.shared_url(provider, token)
 
     async def create_callback_url(
-        self, caller: ClientIdentity, *, provider: str, kind: str | None = None, label: str = ""
+        self, client: ClientIdentity, *, provider: str, kind: str | None = None, label: str = ""
     ) -> tuple[SharedCallbackUrl, str]:
         """Create a shared callback URL. The URL is returned this once and cannot be read again."""
         account = self._account(provider)
         if kind is not None:
             kind_named(account, kind)
-        return await self._callback_urls.create(caller, provider=provider, kind=kind, label=label)
+        return await self._callback_urls.create(client, provider=provider, kind=kind, label=label)
 
     async def shared_callback_urls(self) -> Sequence[SharedCallbackUrl]:
         """Return all shared callback URLs, revoked ones too."""

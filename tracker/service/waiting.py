@@ -16,11 +16,11 @@ class Waiting:
         self._feed = feed
         self._get = get
 
-    async def settled(self, caller: ClientIdentity, ref: str, *, most: timedelta) -> Task:
+    async def settled(self, client: ClientIdentity, ref: str, *, most: timedelta) -> Task:
         """Wait until a task is settled."""
-        return await self._until(lambda task: task.status in SETTLED, caller, ref, most)
+        return await self._until(lambda task: task.status in SETTLED, client, ref, most)
 
-    async def changed(self, caller: ClientIdentity, ref: str, *, since: int | None, most: timedelta) -> Task:
+    async def changed(self, client: ClientIdentity, ref: str, *, since: int | None, most: timedelta) -> Task:
         """Wait until the version of a task differs from ``since``.
 
         If ``since`` is None, the present version counts, and a settled task is returned at once.
@@ -34,12 +34,12 @@ class Waiting:
                 return task.status in SETTLED
             return task.version != known
 
-        return await self._until(enough, caller, ref, most)
+        return await self._until(enough, client, ref, most)
 
-    async def _until(self, enough: Callable[[Task], bool], caller: ClientIdentity, ref: str, most: timedelta) -> Task:
+    async def _until(self, enough: Callable[[Task], bool], client: ClientIdentity, ref: str, most: timedelta) -> Task:
         """Read the task once, and again after each of its events. Return the last state."""
         async with self._feed.watching(ref) as changed:
-            task = await self._get(caller, ref)
+            task = await self._get(client, ref)
             if enough(task):
                 return task
             if task.id == ref:
@@ -48,8 +48,8 @@ class Waiting:
                         while not self._feed.dismissed:
                             await changed.wait()
                             changed.clear()
-                            if enough(task := await self._get(caller, ref)):
+                            if enough(task := await self._get(client, ref)):
                                 break
                 return task
         # Events name a task only by Homing's ID.
-        return await self._until(enough, caller, task.id, most)
+        return await self._until(enough, client, task.id, most)

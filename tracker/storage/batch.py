@@ -1,7 +1,7 @@
 """The write path: a batch of work becomes one transaction.
 
 It loads and locks the rows of all keys. Each piece decides in the order of arrival, with the changes of the earlier
-pieces. A few sorted statements write the result, events last. A CallerError is the result of its own piece only. If the
+pieces. A few sorted statements write the result, events last. A ClientError is the result of its own piece only. If the
 database refuses a value, the whole transaction fails, and the recorder bisects the batch.
 
 Several processes may do this at the same time on one PostgreSQL. Each batch locks its rows in the order of their IDs,
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from sqlalchemy import and_, case, literal_column
 
-from tracker.errors import CallerError
+from tracker.errors import ClientError
 from tracker.model.changes import Change, Key, Known, Work
 from tracker.model.records import AlarmCount, HistoryEntry
 from tracker.model.task import Source, Task, Verdict
@@ -51,7 +51,7 @@ EVENT: Final = ("task_id", "sequence", "type", "at", "data")
 
 
 def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = None) -> Plan[list[Any]]:
-    """Yield the statements that decide and write ``works``. Return the result or the CallerError of each, in order.
+    """Yield the statements that decide and write ``works``. Return the result or the ClientError of each, in order.
 
     ``written`` gets the events. They are valid after the commit.
     """
@@ -63,7 +63,7 @@ def apply(dialect: str, works: Sequence[Work[Any]], written: Written | None = No
     for work in works:
         try:
             change = work.decide(known)
-        except CallerError as error:
+        except ClientError as error:
             results.append(error)
             continue
         for task in changed_tasks(change):

@@ -170,9 +170,9 @@ class EventStore(TableStore):
         self._continuity.see(newest)
         return newest
 
-    async def given(self) -> int:
+    async def highest_number(self) -> int:
         """Return the greatest cursor that this database may have assigned. It may have no committed event."""
-        return await self.database.read(event_order.given)
+        return await self.database.read(event_order.highest_number)
 
     async def horizon(self) -> int:
         """Return the cursor up to which events may be deleted. A reader with an earlier cursor has missed some."""

@@ -63,7 +63,7 @@ TIMES: Final = (
 STATUSES: Final = {status.value: status for status in Status}
 ID_SOURCES: Final = {source.value: source for source in IdSource}
 SOURCES: Final = {source.value: source for source in Source}
-TRUSTS: Final = {int(trust): trust for trust in Trust}
+TRUST_OF_NUMBER: Final = {int(trust): trust for trust in Trust}
 # The fields of a task, in the order in which every task has them.
 FIELDS: Final = tuple(field.name for field in fields(Task))
 ENUM_VALUES: Final[Mapping[StrEnum, str]] = MappingProxyType(
@@ -187,7 +187,7 @@ def task_from_columns(columns: Sequence[Any]) -> Task:
     if (source := values["status_source"]) is not None:
         values["status_source"] = SOURCES[source]
     if (trust := values["status_trust"]) is not None:
-        values["status_trust"] = TRUSTS[trust]
+        values["status_trust"] = TRUST_OF_NUMBER[trust]
     return task
 
 

@@ -16,7 +16,7 @@ from tracker.delivery.sinks.kafka import TOPIC
 from tracker.delivery.sinks.rabbitmq import EXCHANGE
 from tracker.delivery.sinks.redis_streams import STREAM
 from tracker.delivery.sinks.urls import SINK_TYPES
-from tracker.model.event import TYPES, PublishedEvent, attributes, structured
+from tracker.model.event import EVENT_TYPES, PublishedEvent, attributes, structured
 from tracker.model.task import Status
 from tracker.providers.kling_gateway import legacy_callback
 
@@ -38,7 +38,7 @@ def references(found: object) -> Iterator[dict[str, Any]]:
 
 def test_reference_leads_to_an_object() -> None:
     found = [*references(DOCUMENT)]
-    assert len(found) > len(TYPES)
+    assert len(found) > len(EVENT_TYPES)
     for reference in found:
         assert isinstance(resolved(reference), dict)
 
@@ -52,7 +52,7 @@ def test_sink_scheme_has_channel_with_all_types() -> None:
     schemes = [scheme for channel in DOCUMENT["channels"].values() for scheme in channel.get("x-schemes", ())]
     assert sorted(schemes) == sorted(SINK_TYPES)
     for channel in EVENT_CHANNELS:
-        assert set(messages(channel)) == set(TYPES)
+        assert set(messages(channel)) == set(EVENT_TYPES)
 
 
 def test_channel_has_one_operation() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.builders import a_task
 from tests.support.published_events import a_success, an_alarm, an_event
-from tracker.model.event import ALARM_TYPES, TASK_TYPES, TYPES
+from tracker.model.event import ALARM_TYPES, EVENT_TYPES, TASK_TYPES
 from tracker.model.event_filter import EVERYTHING, EventFilter, event_types, read_filter
 from tracker.model.task import Alarm, Status
 
@@ -57,13 +57,13 @@ def test_filter_ors_values_and_ands_fields(options: dict[str, Any], numbers: lis
     assert taken(**options) == numbers
 
 
-@given(st.lists(st.sampled_from(TYPES), min_size=1, max_size=3))
+@given(st.lists(st.sampled_from(EVENT_TYPES), min_size=1, max_size=3))
 def test_full_type_name_matches_itself(names: list[str]) -> None:
     assert read_filter({"type": names}) == EventFilter(types=frozenset(names))
 
 
 def test_pattern_matches_all_its_types() -> None:
-    assert set(event_types("*")) == set(TYPES)
+    assert set(event_types("*")) == set(EVENT_TYPES)
     assert set(event_types("homing.task.*")) == set(TASK_TYPES)
     assert set(event_types("homing.alarm.*")) == set(ALARM_TYPES)
 

@@ -8,7 +8,7 @@ import pytest
 
 from tracker.errors import SettingsError
 from tracker.model.task import Trust
-from tracker.settings import PREFIX, Settings, check_settings, load_settings, unknown_settings
+from tracker.settings import PREFIX, Settings, check_settings, load_settings
 
 SECRET = "made-up-secret-that-must-never-be-shown"
 WEBHOOK = "whsec_YW5vdGhlci1tYWRlLXVwLXdlYmhvb2stc2VjcmV0LTMy"
@@ -73,7 +73,8 @@ def test_client_keys_are_pairs() -> None:
 )
 def test_duration_has_unit_and_is_above_zero(written: str, meant: timedelta | None) -> None:
     if meant is None:
-        assert refusal(deadline=written) == "HOMING_DEADLINE: write a duration such as 90s, 30m, 24h or 1h30m"
+        expected = "HOMING_DEADLINE: the value is not valid. Write a duration such as 90s, 30m, 24h or 1h30m"
+        assert refusal(deadline=written) == expected
     else:
         assert read(deadline=written).deadline == meant
 
@@ -115,7 +116,7 @@ def test_public_url_loses_slash_and_may_have_path() -> None:
     ],
 )
 def test_unusable_public_url_is_refused(url: str) -> None:
-    assert refusal(public_url=url).startswith("HOMING_PUBLIC_URL: write a URL such as https://")
+    assert refusal(public_url=url).startswith("HOMING_PUBLIC_URL: the value is not valid. Write a URL such as https://")
 
 
 def test_min_final_trust_depends_on_signatures() -> None:
@@ -159,7 +160,7 @@ def test_settings_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
         ({"kling_secret_key": SECRET}, "Set HOMING_KLING_ACCESS_KEY too"),
         ({"api_keys": f"a:{SECRET},b:{SECRET}"}, "Give each client its own"),
         ({"client_keys": f"a:{SECRET},a:{SECRET}2"}, "Give each client its own"),
-        ({"database_url": f"postgresql+psycopg://u:{SECRET}@db/homing"}, "write postgresql://user:password@host"),
+        ({"database_url": f"postgresql+psycopg://u:{SECRET}@db/homing"}, "Write postgresql://user:password@host"),
         ({"database_url": f"postgresql://u:{SECRET}@db"}, "the URL has no database"),
         ({"database_url": f"postgresql://u:{SECRET}@db/homing/more"}, "the URL has no database"),
         ({"database_url": f"postgresql://u:{SECRET}@@db/homing"}, "In the password, write @"),
@@ -169,11 +170,11 @@ def test_settings_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
         ({"database_url": f"postgresql://u@db:{SECRET}/homing"}, "In the password, write @"),
         ({"database_url": f"postgresql://u@db/homing?password={SECRET}"}, "an option after the ? is unknown"),
         ({"database_url": f"postgresql://u@db/homing?options=-c{SECRET}"}, "an option after the ? is unknown"),
-        ({"database_url": f"mysql://u:{SECRET}@db/homing"}, "write sqlite:///homing.db"),
-        ({"database_url": "sqlite:///:memory:"}, "write sqlite:///homing.db"),
-        ({"database_url": "sqlite://"}, "write sqlite:///homing.db"),
-        ({"api_keys": SECRET}, "write name:key"),
-        ({"api_keys": f":{SECRET}"}, "write name:key"),
+        ({"database_url": f"mysql://u:{SECRET}@db/homing"}, "Write sqlite:///homing.db"),
+        ({"database_url": "sqlite:///:memory:"}, "Write sqlite:///homing.db"),
+        ({"database_url": "sqlite://"}, "Write sqlite:///homing.db"),
+        ({"api_keys": SECRET}, "Write name:key"),
+        ({"api_keys": f":{SECRET}"}, "Write name:key"),
         ({"api_keys": "a:hunter2-short"}, "the key of entry 1 is shorter than 16 characters"),
         ({"api_keys": f"a:'{SECRET}'"}, "Look for quotes"),
         ({"api_keys": f"a:{SECRET};b:{SECRET}"}, "Look for quotes"),
@@ -190,16 +191,16 @@ def test_settings_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
         ({"kling_webhook_secrets": WEBHOOK.removeprefix("whsec_")}, "Copy the whole secret"),
         ({"kling_webhook_secrets": f"{WEBHOOK},whsec_c2hvcnQ="}, "Copy the whole secret"),
         ({"kling_api_key": f"{SECRET}\n{SECRET}"}, "printable ASCII"),
-        ({"min_final_trust": "unverified"}, "write token, signed or provider"),
-        ({"port": "99999"}, "write a port from 0 to 65535"),
-        ({"polls_per_minute": "0"}, "write a whole number above zero"),
-        ({"body_limit": "lots"}, "write a size"),
+        ({"min_final_trust": "unverified"}, "Write token, signed or provider"),
+        ({"port": "99999"}, "Write a port from 0 to 65535"),
+        ({"polls_per_minute": "0"}, "Write a whole number above zero"),
+        ({"body_limit": "lots"}, "Write a size"),
         ({"deadlines": f"images/{SECRET}=1h"}, "Choose from audio/"),
-        ({"retention": "59m59s"}, "HOMING_RETENTION: write an hour or longer"),
+        ({"retention": "59m59s"}, "HOMING_RETENTION: the value is too short. Write an hour or longer"),
         ({"retention": "1ms"}, "Leave it out to keep tasks forever"),
-        ({"retention": "90"}, "write a duration"),
-        ({"log_level": "loud"}, "write one of debug"),
-        ({"host": "http://here"}, "write a host name or an address"),
+        ({"retention": "90"}, "Write a duration"),
+        ({"log_level": "loud"}, "Write one of debug"),
+        ({"host": "http://here"}, "Write a host name or an address"),
     ],
 )
 def test_invalid_setting_is_one_line_without_secret(environ: dict[str, str], says: str) -> None:
@@ -254,7 +255,7 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_misspelled_variable_is_named_with_nearest() -> None:
-    warnings = unknown_settings(
+    checked = check_settings(
         {
             "HOMING_API_KEY": SECRET,
             "HOMING_QQQQ": "1",
@@ -264,11 +265,11 @@ def test_misspelled_variable_is_named_with_nearest() -> None:
         },
         None,
     )
-    assert warnings == [
+    assert checked.unknown == (
         "HOMING_API_KEY is not a setting and is ignored. Did you mean HOMING_API_KEYS?",
         "HOMING_QQQQ is not a setting and is ignored",
         "HOMING_TRUST_FINAL is not a setting and is ignored. Did you mean HOMING_MIN_FINAL_TRUST?",
-    ]
+    )
 
 
 def test_kubernetes_service_links_are_named_once() -> None:
@@ -279,7 +280,7 @@ def test_kubernetes_service_links_are_named_once() -> None:
         "HOMING_PORT_8000_TCP": "tcp://10.96.0.7:8000",
         "HOMING_PORT_8000_TCP_ADDR": "10.96.0.7",
     }
-    (warning,) = unknown_settings(links, None)
+    (warning,) = check_settings(links, None).unknown
     assert "Kubernetes" in warning
 
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from tests.support.builders import a_task
 from tests.support.published_events import an_event
-from tracker.model.event import BITS, EPOCH, LONG_DIGITS, sequence_of, written_sequence
+from tracker.model.event import LONG_DIGITS, RANGE_EPOCH_MILLISECONDS, RANGE_SHIFT, sequence_of, written_sequence
 
 EXACT_IN_JAVASCRIPT = 2**53
 MOMENTS = st.integers(1_790_000_000_000, int(datetime(2080, 1, 1, tzinfo=UTC).timestamp()) * 1000)
 
 
 def first_of(milliseconds: int) -> int:
-    return (milliseconds - EPOCH) << BITS
+    return (milliseconds - RANGE_EPOCH_MILLISECONDS) << RANGE_SHIFT
 
 
 @given(st.lists(MOMENTS, unique=True, max_size=5), st.lists(st.integers(1, 999_999), min_size=1, max_size=5))

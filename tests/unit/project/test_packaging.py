@@ -25,7 +25,7 @@ from packaging.version import Version
 from homing.server.web_server import SHUTDOWN_TIMEOUT
 from tracker.model.published_secrets import PUBLISHED
 from tracker.model.webhook_keys import written_key
-from tracker.settings import load_settings, unknown_settings
+from tracker.settings import check_settings, load_settings
 
 ROOT = Path(__file__).parents[3]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -239,7 +239,7 @@ def test_example_setting_is_accepted_when_enabled(tmp_path: Path) -> None:
     switched_on = tmp_path / "env"
     switched_on.write_text(edited_example())
     settings = load_settings(environ={}, env_file=switched_on)
-    assert unknown_settings(environ={}, env_file=switched_on) == []
+    assert check_settings(environ={}, env_file=switched_on).unknown == ()
     assert settings.model_fields_set >= {
         "client_keys",
         "kling_secret_key",
@@ -261,7 +261,7 @@ def edited_example() -> str:
 @pytest.mark.parametrize("file", ["Dockerfile", "compose.yaml", "README.md", "SECURITY.md", "CONTRIBUTING.md"])
 def test_setting_named_in_text_exists(file: str) -> None:
     named = dict.fromkeys(re.findall(r"HOMING_[A-Z_]+[A-Z]", (ROOT / file).read_text()), "set")
-    assert unknown_settings(environ=named, env_file=None) == []
+    assert check_settings(environ=named, env_file=None).unknown == ()
 
 
 def test_container_stop_grace_exceeds_server_grace() -> None:

@@ -9,7 +9,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from receiver.errors import NotProven, Reason
 from receiver.providers import kling
 from receiver.verification import CallbackRequest, Judgement, Proof, StandardWebhooks, judge
-from tracker.errors import CallerError
+from tracker.errors import ClientError
 from tracker.model.task import Flaw, Trust
 from tracker.model.webhook_keys import webhook_key
 
@@ -79,7 +79,7 @@ def test_result_equals_that_of_reference_library(signatures: str) -> None:
 
 
 def test_failed_verification_is_error_of_caller() -> None:
-    assert issubclass(NotProven, CallerError)
+    assert issubclass(NotProven, ClientError)
     assert NotProven.status == 401
 
 

@@ -56,7 +56,7 @@ def test_poll_transitions_match_the_table(before: Status, status: Status) -> Non
     task = at(before)
     report = Report(status=status) if status in facts.INFERRED else a_report(status, updated_at=LATER)
     moved = weighed(task, by_poll(report)).verdict is Verdict.APPLIED
-    assert moved == (status in lifecycle.MOVES[before])
+    assert moved == (status in lifecycle.TRANSITIONS[before])
 
 
 @pytest.mark.parametrize("inference", [Status.REJECTED, Status.EXPIRED])
@@ -185,7 +185,7 @@ def test_unreadable_report_is_an_alarm_without_change() -> None:
 def test_status_rank_is_total() -> None:
     assert sorted(RANK.values()) == [0, 1, 2, 3, 4, 5, 5]
     assert RANK[Status.SUCCEEDED] == RANK[Status.FAILED] == max(RANK.values())
-    assert RANK.keys() == set(Status) == lifecycle.MOVES.keys()
+    assert RANK.keys() == set(Status) == lifecycle.TRANSITIONS.keys()
 
 
 def test_inferred_status_shows_its_own_message() -> None:

@@ -1,6 +1,7 @@
 """Tests of external IDs that Homing derives from the names in a create request."""
 
 import re
+from secrets import token_bytes
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ def test_external_id_differs_by_secret_and_generation() -> None:
 
 @pytest.mark.parametrize("used", [1, 2, 3, 7, 8])
 async def test_next_generation_is_first_free_one(store: Store, used: int) -> None:
-    ids = ExternalIds(store)
+    ids = ExternalIds(store, random_bytes=token_bytes)
     await ids.open()
     for number in range(used):
         sent = await ids.of(a_task(**NAMED), number)
@@ -58,7 +59,7 @@ async def test_next_generation_is_first_free_one(store: Store, used: int) -> Non
 
 
 async def test_external_id_secret_is_in_the_database(store: Store) -> None:
-    one, other = ExternalIds(store), ExternalIds(store)
+    one, other = ExternalIds(store, random_bytes=token_bytes), ExternalIds(store, random_bytes=token_bytes)
     await one.open()
     await other.open()
 

@@ -14,7 +14,7 @@ import pytest
 from tests.support.builders import Deciding, a_task, writing
 from tests.support.databases import sqlite_url
 from tests.support.fakes import GatedStore
-from tracker.errors import Conflict, OurError, Overloaded, StoreUnavailable
+from tracker.errors import Conflict, Overloaded, ServiceError, StoreUnavailable
 from tracker.model.changes import Change, Known, Work
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
@@ -144,7 +144,7 @@ async def test_unwritable_work_fails_alone_by_halving(tmp_path: Path, caplog: py
             answers = await asyncio.gather(first, *rest, return_exceptions=True)
         await recorder.close()
         failed = [answer for answer in answers if isinstance(answer, BaseException)]
-        assert [type(error) for error in failed] == [OurError]
+        assert [type(error) for error in failed] == [ServiceError]
         assert store.batches == [1, 8, 4, 4, 2, 1, 1, 2]
         assert all([await store.tasks.get(a_task(number).id) is not None for number in range(2, 9)])
         assert "secret" not in caplog.text
@@ -163,13 +163,13 @@ async def test_broken_decision_fails_alone(tmp_path: Path) -> None:
         answers = await asyncio.gather(
             recorder.apply(writing(a_task(1))), recorder.apply(piece), return_exceptions=True
         )
-        assert isinstance(answers[1], OurError)
+        assert isinstance(answers[1], ServiceError)
         assert await store.tasks.get(a_task(1).id) == a_task(1)
         await recorder.close()
 
 
 @pytest.mark.parametrize("kind", [StoreUnavailable, Overloaded])
-async def test_batch_refused_by_database_is_not_halved(tmp_path: Path, kind: type[OurError]) -> None:
+async def test_batch_refused_by_database_is_not_halved(tmp_path: Path, kind: type[ServiceError]) -> None:
     class NoStore(Store):
         tries = 0
 
@@ -184,7 +184,7 @@ async def test_batch_refused_by_database_is_not_halved(tmp_path: Path, kind: typ
     answers = await asyncio.gather(*works, return_exceptions=True)
     await recorder.close()
     assert [type(answer) for answer in answers] == [kind] * 8
-    assert all(isinstance(answer, OurError) and answer.retry_after for answer in answers)
+    assert all(isinstance(answer, ServiceError) and answer.retry_after for answer in answers)
     assert store.tries == 1
 
 

@@ -1,7 +1,7 @@
 """Decide which client sent a request to the gateway or the API, from its headers.
 
 A client sends a key, ``Authorization: Bearer KEY``, or the provider's HS256 JWT, signed with an access key and its
-secret. Keys are always required. The peer's address verifies nothing: a proxy on this machine looks like a local user.
+secret. Keys are always required. The peer's address proves nothing: a proxy on this machine looks like a local user.
 
 Wrong keys are limited and logged per peer. A correct key is always admitted: behind a proxy all clients share one
 address, and the wrong keys of one must not lock out the others. The limit makes wrong keys cheap, gives a misconfigured
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from tracker.errors import CallerError, NotAuthenticated, SettingsError, TooMany
+from tracker.errors import ClientError, NotAuthenticated, SettingsError, TooMany
 from tracker.model.hosts import header_host, ip_of, is_loopback, url_host
 from tracker.model.keys import ClientKey, NamedKey, key_fault, secret_fault
 from tracker.model.task import ClientIdentity
@@ -61,7 +61,7 @@ class KeyExpired(NotAuthenticated):
     """A token that has expired."""
 
 
-class WrongHost(CallerError):
+class WrongHost(ClientError):
     """The Host header has no name of this server."""
 
     status = 421

@@ -44,7 +44,7 @@ class ApiRequest(Generic[QueryT, BodyT]):
     http: Request
     request_id: str
     tracker: Tracker
-    caller: ClientIdentity
+    client: ClientIdentity
     limits: Limits
     resources: RequestResources
     query: QueryT

@@ -16,8 +16,8 @@ from tracker.errors import (
     CredentialRefused,
     HomingError,
     NotAuthenticated,
-    OurError,
     Refused,
+    ServiceError,
     TooSlow,
 )
 
@@ -67,7 +67,7 @@ def detail_of(error: HomingError) -> str:
 def headers_of(error: HomingError) -> dict[str, str]:
     """Return the headers of an error response, which are the same in every dialect."""
     headers: dict[str, str] = {}
-    wait = error.retry_after or (DEFAULT_RETRY_AFTER if error.status == OurError.status else None)
+    wait = error.retry_after or (DEFAULT_RETRY_AFTER if error.status == ServiceError.status else None)
     if wait is not None:
         headers["retry-after"] = str(max(1, math.ceil(wait.total_seconds())))
     if isinstance(error, NotAuthenticated):

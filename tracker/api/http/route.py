@@ -38,7 +38,7 @@ LOGGED_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELET
 MAX_FAULTS_SHOWN: Final = 3
 REPEATED_SLASHES: Final = re.compile("/{2,}")
 # The client of a request that needs no key.
-NO_CALLER: Final = ClientIdentity(name="")
+NO_CLIENT: Final = ClientIdentity(name="")
 # The type of pydantic's error for an unknown name, and its prefix before an error text of Homing.
 UNKNOWN_NAME: Final = "extra_forbidden"
 OWN_SENTENCE: Final = "Value error, "
@@ -92,25 +92,25 @@ class RequestHandler:
             if self.endpoints:
                 raise NotAllowed(f"this path does not have the method. Use {', '.join(sorted(self.endpoints))}")
             raise NothingHere(self.dialect.nothing_here)
-        caller = NO_CALLER
+        client = NO_CLIENT
         if endpoint.secured:
             # Homing's own server refuses these earlier. Another server that mounts the routes may not.
             for name in SINGLE_HEADERS:
                 if len(request.headers.getlist(name)) > 1:
                     raise InvalidRequest(f"the header {name} is repeated. Send it once")
             peer = request.client.host if request.client is not None else None
-            caller = self.guard.admit(request.headers, peer, self.tracker.clock())
-            resources.admit(caller.name)
+            client = self.guard.admit(request.headers, peer, self.tracker.clock())
+            resources.admit(client.name)
         query = _read_query(endpoint.query, request.query_params)
         body = Nothing() if endpoint.body is Nothing else await self._read_body(endpoint.body, request, resources)
-        if endpoint.all_clients and not caller.sees_all:
+        if endpoint.all_clients and not client.sees_all:
             raise Forbidden("this path needs a key that sees all clients. Set one as name*:key in HOMING_API_KEYS")
         return await endpoint.answer(
             ApiRequest(
                 http=request,
                 request_id=request_id,
                 tracker=self.tracker,
-                caller=caller,
+                client=client,
                 limits=self.capacity.limits,
                 resources=resources,
                 query=query,

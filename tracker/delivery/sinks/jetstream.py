@@ -64,7 +64,7 @@ class JetStreamWire:
         self._context: JetStreamContext | None = None
         self._waited: list[_Ack] = []
         # The cursors of the events in the last wave that no stream accepted.
-        self._homeless: set[int] = set()
+        self._without_stream: set[int] = set()
         self._doubt = False
         self._trouble: Exception | None = None
 
@@ -78,7 +78,7 @@ class JetStreamWire:
         self._client = client = self._make()
         try:
             await client.connect(
-                **self._options, error_cb=self._hear_error, closed_cb=self._hear_close, disconnected_cb=self._hear_close
+                **self._options, error_cb=self._on_error, closed_cb=self._on_close, disconnected_cb=self._on_close
             )
         except NoServersError as error:
             # The client tried all servers. The error of the last one has more information.
@@ -91,7 +91,8 @@ class JetStreamWire:
 
     async def publish(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         outcomes = list(await self._publish(events))
-        context, missed = self._context, [place for place, event in enumerate(events) if event.cursor in self._homeless]
+        context = self._context
+        missed = [place for place, event in enumerate(events) if event.cursor in self._without_stream]
         if not (self._create and missed and context is not None and self.sound):
             return outcomes
         # The stream was deleted while the connection was open.
@@ -111,7 +112,7 @@ class JetStreamWire:
     async def _publish(self, events: Sequence[PublishedEvent]) -> Sequence[Outcome]:
         assert self._client is not None
         assert self._context is not None
-        self._homeless = set()
+        self._without_stream = set()
         put: list[_Ack | Outcome] = []
         rest = failed(UNCONFIRMED)
         # Use a separate task, because the client ignores a cancellation while it waits for a server that stopped
@@ -213,7 +214,7 @@ class JetStreamWire:
         if error is None:
             return DELIVERED
         if isinstance(error, NoStreamResponseError):
-            self._homeless.add(event.cursor)
+            self._without_stream.add(event.cursor)
             return failed(f"no stream takes {self._prefix}{event.type}. Create one, or add create=true to the URL")
         if isinstance(error, APIError):
             return Outcome(
@@ -233,14 +234,14 @@ class JetStreamWire:
                 )
             )
 
-    async def _hear_error(self, error: Exception) -> None:
+    async def _on_error(self, error: Exception) -> None:
         self._trouble = error
 
     def _known_error(self, error: BaseException) -> BaseException:
         """Return the last error that the client reported, or ``error`` if there is none."""
         return self._trouble or error
 
-    async def _hear_close(self) -> None:
+    async def _on_close(self) -> None:
         self._fail_waited()
 
     def _fail_waited(self) -> None:

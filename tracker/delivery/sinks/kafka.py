@@ -59,7 +59,7 @@ class KafkaWire:
         await self.hang_up()
         self._trouble = ""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="homing kafka")
-        self._producer = producer = Producer({**self._options, "error_cb": self._hear_error, "logger": log})
+        self._producer = producer = Producer({**self._options, "error_cb": self._on_error, "logger": log})
         await asyncio.get_running_loop().run_in_executor(self._thread, self._check_topic, producer)
         self._uncertain = False
 
@@ -126,7 +126,7 @@ class KafkaWire:
         # The timeout is only the last effect. The producer's earlier error is the reason.
         return failed(self._trouble if timed_out and self._trouble else error.str())
 
-    def _hear_error(self, error: KafkaError) -> None:
+    def _on_error(self, error: KafkaError) -> None:
         self._trouble = error.str()
         if error.fatal():
             self._uncertain = True

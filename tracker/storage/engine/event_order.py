@@ -14,7 +14,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from tracker.model.event import BITS, EPOCH
+from tracker.model.event import RANGE_EPOCH_MILLISECONDS, RANGE_SHIFT
 from tracker.storage.engine import bulk
 
 log: Final = logging.getLogger("homing.database")
@@ -37,12 +37,12 @@ SEQUENCE: Final = "events_id_seq"
 # Uses the clock of each database. Changes nothing if no event ever got a number.
 SQLITE_CONTINUE: Final = text(
     "UPDATE sqlite_sequence SET seq = max(seq, :highest, "  # noqa: S608 - numbers of Homing's own
-    f"(CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - {EPOCH}) << {BITS}) "
+    f"(CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - {RANGE_EPOCH_MILLISECONDS}) << {RANGE_SHIFT}) "
     "WHERE name = 'events' AND seq > 0"
 )
 POSTGRES_CONTINUE: Final = (
     f"SELECT setval('{SEQUENCE}', greatest(last, {{highest}}, "  # noqa: S608 - the same
-    f"((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {EPOCH}) << {BITS})) "
+    f"((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {RANGE_EPOCH_MILLISECONDS}) << {RANGE_SHIFT})) "
     f"FROM (SELECT pg_sequence_last_value('{SEQUENCE}') AS last) AS given WHERE last IS NOT NULL"
 )
 SQLITE_GIVEN: Final = text("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
@@ -129,7 +129,7 @@ def continue_numbers(connection: Connection, *, highest: int = 0) -> None:
         connection.execute(SQLITE_CONTINUE, {"highest": highest})
 
 
-def given(connection: Connection) -> int:
+def highest_number(connection: Connection) -> int:
     """Return the greatest event number that the database may have assigned. No valid cursor is greater."""
     statement = POSTGRES_GIVEN if is_shared(connection) else SQLITE_GIVEN
     last: int | None = connection.execute(statement).scalar_one_or_none()

@@ -48,7 +48,7 @@ FORMATS: Final[Mapping[type, int]] = MappingProxyType(
     {str: BINARY, bytes: BINARY, int: TEXT, bool: TEXT, type(None): TEXT}
 )
 # The types that the server cannot infer from the statements.
-TYPES: Final[Mapping[type, int]] = MappingProxyType({bool: 16, bytes: 17})
+PARAMETER_TYPES: Final[Mapping[type, int]] = MappingProxyType({bool: 16, bytes: 17})
 GONE: Final = "the connection was lost"
 OUT_OF_STEP: Final = "the server sent a wrong number of results"
 
@@ -65,7 +65,8 @@ class _Message(NamedTuple):
     def of(cls, statement: Statement) -> Self:
         kinds = list(map(type, statement.values))
         values = [WIRE[kind](value) for kind, value in zip(kinds, statement.values, strict=True)]
-        return cls(statement.text, values, [FORMATS[kind] for kind in kinds], [TYPES.get(kind, 0) for kind in kinds])
+        formats, types = [FORMATS[kind] for kind in kinds], [PARAMETER_TYPES.get(kind, 0) for kind in kinds]
+        return cls(statement.text, values, formats, types)
 
 
 class Line:

@@ -32,7 +32,7 @@ INSTALL: Final = "pip install '.[postgres]' in Homing's folder"
 # SQLSTATE classes and codes of trouble on the server: connection, resources, operator, system, internal.
 UNAVAILABLE: Final = {
     "08": "the connection to the database was lost",
-    "53": refusals.ROOM,
+    "53": refusals.OUT_OF_RESOURCES,
     "57": refusals.STOPPING,
     "58": "the database server's disk failed",
     "XX": "the database server found its data damaged",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote
 
-ROOM: Final = "the database server has no free disk space, memory or connections"
+OUT_OF_RESOURCES: Final = "the database server has no free disk space, memory or connections"
 STOPPING: Final = "the database server is stopping, starting, or cancelled the statement"
 USER: Final = "the database server refuses the user or the password. Check HOMING_DATABASE_URL"
 NO_DATABASE: Final = "the database does not exist. Create it, or check HOMING_DATABASE_URL"
@@ -31,7 +31,7 @@ REFUSALS: Final[Sequence[tuple[str, str]]] = (
         r"unsupported startup parameter|bouncer config error|pgbouncer|no such database|_timeout|server.login",
         "the connection pooler in front of the database refuses the connection. Check its configuration and its log",
     ),
-    (r"too many (clients|connections)|connection slots|max_client_conn", ROOM),
+    (r"too many (clients|connections)|connection slots|max_client_conn", OUT_OF_RESOURCES),
     (r"starting up|shutting down|recovery mode|not yet accepting|in progress", STOPPING),
     (
         r"pg_hba\.conf",

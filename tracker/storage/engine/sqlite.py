@@ -136,7 +136,7 @@ class OneWriter(Threads):
     """
 
     # The connection is not free before the end of the work.
-    to_the_end = True
+    finishes_abandoned_work = True
 
     def __init__(self, backend: Backend, file: OpenFile, *, busy: timedelta) -> None:
         super().__init__(backend, read_only=False)

@@ -94,7 +94,7 @@ class Threads:
     """Threads that each run one transaction at a time."""
 
     # Whether work runs to its end even if its caller stops waiting. Otherwise abandoned work is not begun.
-    to_the_end = False
+    finishes_abandoned_work = False
 
     def __init__(self, backend: Backend, *, read_only: bool) -> None:
         self._backend = backend
@@ -130,7 +130,7 @@ class Threads:
         running = self._threads.submit(work, waiting=self.waiting)
         self.waiting += 1
         running.add_done_callback(self._done)
-        return await (asyncio.shield(running) if self.to_the_end else running)
+        return await (asyncio.shield(running) if self.finishes_abandoned_work else running)
 
     def _done(self, _: object) -> None:
         self.waiting -= 1
