@@ -20,6 +20,12 @@ DUE: Final = select(TASKS.c.id).where(TASKS.c.next_poll_at <= _NOW, _FREE)
 FIRST_DUE: Final = (
     DUE.order_by(TASKS.c.next_poll_at).limit(bindparam("most", type_=Integer())).with_for_update(skip_locked=True)
 )
+ACQUIRE: Final = (
+    update(TASKS)
+    .where(TASKS.c.id.in_(bindparam("ids", expanding=True)))
+    .values(lease_owner=bindparam("owner"), lease_until=bindparam("until", type_=BigInteger))
+    .returning(TASKS)
+)
 # Build the query once: it runs many times a second, and building it costs more than running it.
 IS_TASK_DUE: Final = select(DUE.exists())
 IS_DUE: Final = select(or_(DUE.exists(), select(ORPHANS.c.id).where(ORPHANS.c.next_poll_at <= _NOW).exists()))
@@ -50,8 +56,8 @@ class DueTaskStore(TableStore):
         ids = list(connection.execute(FIRST_DUE, {**_moments(now, lease), "most": limit}).scalars())
         if not ids:
             return []
-        claimed = update(TASKS).where(TASKS.c.id.in_(ids)).returning(TASKS)
-        found = connection.execute(claimed.values(lease_owner=owner, lease_until=rows.stamp(now + lease)))
+        values = {"ids": ids, "owner": owner, "until": rows.stamp(now + lease)}
+        found = connection.execute(ACQUIRE, values)
         return sorted((rows.task_from_row(row) for row in found.mappings()), key=_due)
 
     @write_transaction

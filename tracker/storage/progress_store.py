@@ -33,7 +33,7 @@ from tracker.model.sinks import Failure, ProgressUpdate
 from tracker.storage import rows
 from tracker.storage.engine.database import Database
 from tracker.storage.engine.table_store import TableStore, read_transaction, write_transaction
-from tracker.storage.engine.upserts import upsert
+from tracker.storage.engine.upserts import Insert, upsert_for
 from tracker.storage.event_store import EventStore, events_at
 from tracker.storage.tables import DELIVERIES, EVENTS, SINKS
 
@@ -69,6 +69,14 @@ _PENDING_UNTIL: Final = (
     select(DELIVERIES.c.task_id, func.max(DELIVERIES.c.next_at))
     .where(_OF_SINK, DELIVERIES.c.task_id.in_(bindparam("tasks", expanding=True)), PENDING)
     .group_by(DELIVERIES.c.task_id)
+)
+_DELETE_DELIVERED: Final = delete(DELIVERIES).where(
+    _OF_SINK, DELIVERIES.c.event_id.in_(bindparam("delivered", expanding=True))
+)
+_EXISTING: Final = (
+    select(EVENTS.c.id)
+    .where(EVENTS.c.id.in_(bindparam("cursors", expanding=True)))
+    .with_for_update(read=True, key_share=True)
 )
 _FIRST: Final = DELIVERIES.alias("first")
 # A delivery does not wait behind a delivery that was dead-lettered in the meantime.
@@ -164,8 +172,7 @@ class ProgressStore(TableStore):
         if gone:
             make_followers_due(connection, name, gone, stamp)
         if progress.delivered:
-            done = and_(DELIVERIES.c.sink == name, DELIVERIES.c.event_id.in_(progress.delivered))
-            connection.execute(delete(DELIVERIES).where(done))
+            connection.execute(_DELETE_DELIVERED, {"sink": name, "delivered": list(progress.delivered)})
         if progress.failed:
             write_failures(connection, name, progress.failed, stamp)
             _delay_followers(connection, name, progress.failed)
@@ -250,9 +257,7 @@ def write_failures(
     if not failed:
         return
     # An event that was deleted with its task is not pending any more.
-    ids = [failure.cursor for failure in failed]
-    left = select(EVENTS.c.id).where(EVENTS.c.id.in_(ids)).with_for_update(read=True, key_share=True)
-    there = set(connection.execute(left).scalars())
+    there = set(connection.execute(_EXISTING, {"cursors": [failure.cursor for failure in failed]}).scalars())
     values = [
         {
             "sink": name,
@@ -267,9 +272,13 @@ def write_failures(
         for failure in failed
         if failure.cursor in there
     ]
-    if not values:
-        return
-    statement = upsert(connection, DELIVERIES)
+    if values:
+        connection.execute(_failures_statement(connection.dialect.name, revive=revive), values)
+
+
+@lru_cache
+def _failures_statement(dialect: str, *, revive: bool) -> Insert:
+    statement = upsert_for(dialect, DELIVERIES)
     again: dict[str, ColumnElement[Any]] = {
         each: statement.excluded[each] for each in ("attempts", "last_at", "next_at")
     }
@@ -280,7 +289,7 @@ def write_failures(
     again["first_at"] = case((or_(tried, ~PENDING), statement.excluded.first_at), else_=DELIVERIES.c.first_at)
     known = ["sink", "event_id"]
     kept = None if revive else PENDING
-    connection.execute(statement.on_conflict_do_update(index_elements=known, set_=again, where=kept), values)
+    return statement.on_conflict_do_update(index_elements=known, set_=again, where=kept)
 
 
 def _delay_followers(connection: Connection, name: str, failed: Sequence[Failure]) -> None:
