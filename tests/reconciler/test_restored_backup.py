@@ -121,9 +121,9 @@ async def test_two_installations_at_one_account_never_meet(tmp_path: Path, kling
     assert {task.provider_task_id for task in ours} == {truth["id"] for truth in made(kling_sandbox, "a dog")}
 
 
-async def test_deliberate_repeat_gets_new_external_id(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
-    """A repeated request after a refusal or a manual resolution makes a new task under the same client ID."""
-    sent: list[str] = []
+async def test_repeat_after_refusal_keeps_external_id(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """The provider made nothing, so the ID is unused. The repeated request makes a new row with it."""
+    sent: list[tuple[str, str]] = []
 
     async def script(request: Request) -> Answer | None:
         if request.creates and len(sent) < 3:
@@ -136,11 +136,41 @@ async def test_deliberate_repeat_gets_new_external_id(tmp_path: Path, kling_sand
     ):
         for _ in range(3):
             assert (await homing.create(external_task_id="order-7")).status_code == 400
-            sent.append((await homing.task("order-7")).sent_external_id or "")
+            refused = await homing.task("order-7")
+            sent.append((refused.id, refused.sent_external_id or ""))
         ours = await homing.created(external_task_id="order-7")
-        sent.append((await homing.task(ours)).sent_external_id or "")
-    assert len(set(sent)) == 4
-    assert [task["external_id"] for task in kling_sandbox.ledger["tasks"]] == sent[-1:]
+        sent.append((ours, (await homing.task(ours)).sent_external_id or ""))
+        assert (await homing.task("order-7")).id == ours
+    assert (len({row for row, _ in sent}), len({external_id for _, external_id in sent})) == (4, 1)
+    assert [task["external_id"] for task in kling_sandbox.ledger["tasks"]] == [sent[-1][1]]
+
+
+@pytest.mark.parametrize(
+    "first", [refusal(401, 1002, "no"), refusal(429, 1303, "full"), refusal(400, 1301, "no")], ids=["key", "busy", "no"]
+)
+async def test_restored_backup_refused_repeat_charges_once(
+    tmp_path: Path, kling_sandbox_factory: SandboxFactory, first: Answer
+) -> None:
+    """After the restore, the provider refuses the first repeated request for another reason than its ID."""
+    sandbox = kling_sandbox_factory(held=True)
+    backup = await backed_up(tmp_path, sandbox)
+    async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False) as homing:
+        await homing.created(prompt="a dog", external_task_id="order-7")
+    restore(tmp_path, backup)
+    refused: list[int] = []
+
+    async def script(request: Request) -> Answer | None:
+        return first if request.creates and not refused else await request.forward()
+
+    async with (
+        provider_proxy(sandbox.base_url, script) as line,
+        homing_server(tmp_path, line.base_url, callbacks=False, loops=False) as homing,
+    ):
+        refused.append((await homing.create(prompt="a dog", external_task_id="order-7")).status_code)
+        task = await homing.task(await homing.created(prompt="a dog", external_task_id="order-7"))
+
+    assert refused[0] >= 400
+    assert [task.provider_task_id] == [truth["id"] for truth in made(sandbox, "a dog")]
 
 
 async def test_id_reused_after_retention_is_a_new_task(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:

@@ -18,7 +18,7 @@ from tracker.model.changes import (
     by_sent_id,
     by_unanswered,
 )
-from tracker.model.task import Status, Task, is_derived
+from tracker.model.task import Source, Status, Task, is_derived
 from tracker.rules import lifecycle
 from tracker.rules.schedule import Policy
 
@@ -27,8 +27,8 @@ class SubmitDecision(msgspec.Struct, frozen=True, kw_only=True):
     """The decision about a create request: ``send`` it as a new row, or return the existing row.
 
     If ``undecided`` names a process, nothing is recorded: that process got the same body and has not answered, so the
-    decision depends on whether it is dead. If ``id_used``, nothing is recorded either, because an earlier rejected row
-    has the external ID.
+    decision depends on whether it is dead. If ``id_used``, nothing is recorded either, because an earlier row has the
+    external ID.
     """
 
     task: Task
@@ -85,7 +85,7 @@ class RecordSubmission(msgspec.Struct, frozen=True, kw_only=True):
             return Change(result=SubmitDecision(task=joined), task=joined)
         if is_named(task) and is_derived(task) and task.sent_external_id is not None:
             holder = known.get(by_sent_id(task.provider, task.account, task.sent_external_id))
-            if holder is not None:
+            if holder is not None and not made_nothing(holder):
                 return _came_back(holder, task)
         fresh = SubmitDecision(task=task, send=True)
         return Change(result=fresh, task=task, submission=self.body) if self.sendable else Change(result=fresh)
@@ -106,6 +106,15 @@ def request_names(task: Task) -> frozenset[Key]:
 def is_named(task: Task) -> bool:
     """Return whether the request has a client's ID. The external ID for the provider depends on that."""
     return task.external_id is not None or task.idempotency_key is not None
+
+
+def made_nothing(task: Task) -> bool:
+    """Return whether the provider refused a submission and made no task, so that its external ID is still unused.
+
+    The next request with the same name uses that ID again. If a restored backup has forgotten an earlier row, only the
+    same ID lets the provider refuse a second task, however often it was busy in between.
+    """
+    return task.status is Status.REJECTED and task.status_source is not Source.OPERATOR and task.duplicate_at is None
 
 
 def _came_back(holder: Task, task: Task) -> Change[SubmitDecision]:

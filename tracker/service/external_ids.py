@@ -22,7 +22,8 @@ SECRET_BYTES: Final = 32
 class ExternalIds:
     """External IDs for the provider.
 
-    The generation starts at 0 and grows with each deliberate repeat of a submission.
+    The generation starts at 0. It grows if a name is submitted again after a manual resolution or after its row was
+    deleted. A refusal that made no task leaves it as it is.
     """
 
     def __init__(self, store: Store, *, random_bytes: RandomBytes) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, select, tuple_
 
-from tracker.model.task import SETTLED
+from tracker.model.task import SETTLED, Source, Status
 from tracker.storage import rows
 from tracker.storage.engine.table_store import TableStore, read_transaction, write_transaction
 from tracker.storage.engine.upserts import upsert
@@ -108,13 +108,22 @@ def _delete_alarm_events(connection: Connection, *, until: datetime, delivered: 
 def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime, delivered: int) -> int:
     column = TASKS.c
     found = select(column.id, column.provider, column.account, column.provider_task_id, column.sent_external_id)
-    found = found.add_columns(column.attempts)
+    # The rule ``made_nothing`` in SQL.
+    unused = and_(
+        column.status == Status.REJECTED.value,
+        column.status_source != Source.OPERATOR.value,
+        column.duplicate_at.is_(None),
+    )
+    found = found.add_columns(column.attempts, unused.label("unused"))
     found = found.where(column.id.in_(ids), deletable(delivered, now)).with_for_update(skip_locked=True)
     gone = connection.execute(found).all()
     if not gone:
         return 0
-    # A derived external ID is kept too. The provider still has it, so the next such submission needs another one.
-    derived = (task.sent_external_id if task.attempts and task.sent_external_id != task.id else None for task in gone)
+    # A derived external ID is kept too if the provider may have it, because the next such submission needs another one.
+    derived = (
+        task.sent_external_id if task.attempts and task.sent_external_id != task.id and not task.unused else None
+        for task in gone
+    )
     names = sorted(
         (task.provider, task.account, name, task.id)
         for task, external_id in zip(gone, derived, strict=True)
