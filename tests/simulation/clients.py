@@ -32,8 +32,18 @@ class Order:
     refused: bool = False
     # A request ended without an answer, and none was accepted since.
     unanswered: bool = False
+    # When the request whose answer has ``task_id`` was sent, and when it was answered.
+    sent_at: float = 0.0
+    accepted_at: float = 0.0
+    # The requests name a URL of the client for callbacks.
+    wants_callback: bool = False
+    # The name that the client's own code gave the task, and the task that it made at the provider.
+    expected_id: str | None = None
+    made_id: str | None = None
     done: bool = False
     answers: list[str] = field(default_factory=list)
+    # When each request was sent that was answered with a refusal, and when it was answered.
+    refusals: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def prompt(self) -> str:
@@ -42,6 +52,9 @@ class Order:
     @property
     def external_id(self) -> str:
         return f"{self.client}-{self.number}"
+
+    def accept(self, task_id: str, *, sent_at: float, now: float) -> None:
+        self.task_id, self.sent_at, self.accepted_at = task_id, sent_at, now
 
 
 class Clients:
@@ -58,20 +71,28 @@ class Clients:
         world, dice = self.world, self.world.chance(f"style {number}")
         style: Style = "submit" if dice < 0.7 else "expect" if dice < 0.85 else "adopt"
         naming: Naming = world.choice(f"naming {number}", ("external id", "idempotency key", "none"))
-        return Order(number=number, client=world.choice(f"client {number}", CLIENTS), style=style, naming=naming)
+        return Order(
+            number=number,
+            client=world.choice(f"client {number}", CLIENTS),
+            style=style,
+            naming=naming,
+            wants_callback=style == "submit" and world.chance(f"client callback {number}") < 0.3,
+        )
 
     async def run(self, order: Order) -> None:
-        """Send for one order until its task is known, then watch it."""
+        """Send for one order until its task is known, then watch it. Send again if a restored backup forgot it."""
         world = self.world
         await asyncio.sleep(world.between(f"start {order.number}", 0.0, SENDING_SECONDS))
-        match order.style:
-            case "submit":
-                await self._submit(order)
-            case "expect":
-                await self._expect(order)
-            case "adopt":
-                await self._adopt(order)
-        await self._watch(order)
+        is_forgotten = True
+        while is_forgotten:
+            match order.style:
+                case "submit":
+                    await self._submit(order)
+                case "expect":
+                    await self._expect(order)
+                case "adopt":
+                    await self._adopt(order)
+            is_forgotten = await self._watch(order)
         order.done = True
 
     async def _submit(self, order: Order) -> None:
@@ -82,7 +103,7 @@ class Clients:
             body["external_task_id"] = order.external_id
         elif order.naming == "idempotency key":
             headers["idempotency-key"] = order.external_id
-        if world.chance(f"client callback {order.number}") < 0.3:
+        if order.wants_callback:
             body["callback_url"] = f"https://{order.client}.example/results"
         sent = json.dumps(body).encode()
         for _ in range(TRIES):
@@ -91,15 +112,16 @@ class Clients:
                 world.between(f"patience {about}", 0.05, 8.0) if world.strikes("client hangs up", about) else None
             )
             twice = order.naming != "none" and world.strikes("client repeats", about)
+            sent_at = world.loop.time()
             tries = [self._ask(order, "POST", CREATE, sent, patience, headers) for _ in range(2 if twice else 1)]
             answers = await asyncio.gather(*tries)
             for answer in answers:
-                self._note_answer(order, answer)
+                self._note_answer(order, answer, sent_at)
             if order.task_id is not None or order.refused:
                 return
             await asyncio.sleep(world.between(f"again {about}", 0.5, 5.0))
 
-    def _note_answer(self, order: Order, answer: Answer | None) -> None:
+    def _note_answer(self, order: Order, answer: Answer | None, sent_at: float) -> None:
         if answer is None:
             order.unanswered = True
             order.answers.append("none")
@@ -107,10 +129,12 @@ class Clients:
         order.answers.append(str(answer.status))
         if answer.status == 200 and answer.json()["code"] == 0:
             data = answer.json()["data"]
-            if order.task_id not in {None, data["task_id"]}:
+            if order.task_id not in {None, data["task_id"]} and not self.world.forgotten:
                 self.leaks.append(f"order {order.number} has two tasks: {order.task_id} and {data['task_id']}")
-            order.task_id, order.refused, order.unanswered = data["task_id"], False, False
+            order.accept(data["task_id"], sent_at=sent_at, now=self.world.loop.time())
+            order.refused, order.unanswered = False, False
         else:
+            order.refusals.append((sent_at, self.world.loop.time()))
             order.refused = order.task_id is None and self._is_refusal(answer)
 
     @staticmethod
@@ -121,54 +145,82 @@ class Clients:
     async def _expect(self, order: Order) -> None:
         """Expect a task, then make it at the provider as one's own code would."""
         world, provider = self.world, self.deployment.provider
-        callback_url, external_id = None, order.external_id
+        callback_url = None
         for number in range(TRIES):
-            external_id = f"{order.external_id}-{number}"
+            external_id = order.expected_id or f"{order.external_id}-{number}"
             body = json.dumps({"provider": "kling", "kind": KIND, "external_id": external_id}).encode()
+            sent_at = world.loop.time()
             answer = await self._ask(order, "POST", "/v1/tasks/expect", body)
             if answer is not None and answer.status == 201:
-                order.task_id, callback_url = answer.json()["task"]["id"], answer.json()["callback_url"]
+                order.accept(answer.json()["task"]["id"], sent_at=sent_at, now=world.loop.time())
+                callback_url, order.expected_id = answer.json()["callback_url"], external_id
                 break
+            if answer is not None and answer.status == 409 and order.expected_id is not None:
+                # It was expected, but the answer was lost.
+                found = await self._ask(order, "GET", f"/v1/tasks/{external_id}")
+                if found is not None and found.status == 200:
+                    order.accept(found.json()["id"], sent_at=sent_at, now=world.loop.time())
+                    break
             await asyncio.sleep(world.between(f"expect again {order.number}", 0.5, 5.0))
         if order.task_id is None:
             return
         await asyncio.sleep(world.between(f"own submit {order.number}", 0.0, 3.0))
-        made = provider.make({"prompt": order.prompt, "external_task_id": external_id, "callback_url": callback_url})
-        if world.chance(f"attach {order.number}") < 0.5 or provider.renames:
-            await self._until_answered(order, "PATCH", f"/v1/tasks/{order.task_id}", {"provider_task_id": made.id})
+        is_new = order.made_id is None
+        if order.made_id is None:
+            own = {"prompt": order.prompt, "external_task_id": order.expected_id, "callback_url": callback_url}
+            order.made_id = provider.make(own).id
+        if not is_new or world.chance(f"attach {order.number}") < 0.5 or provider.renames:
+            attached = {"provider_task_id": order.made_id}
+            await self._until_answered(order, "PATCH", f"/v1/tasks/{order.task_id}", attached)
 
     async def _adopt(self, order: Order) -> None:
-        made = self.deployment.provider.make({"prompt": order.prompt})
+        if order.made_id is None:
+            order.made_id = self.deployment.provider.make({"prompt": order.prompt}).id
         await asyncio.sleep(self.world.between(f"adopt {order.number}", 0.0, 20.0))
-        body = {"provider": "kling", "kind": KIND, "provider_task_id": made.id}
+        body = {"provider": "kling", "kind": KIND, "provider_task_id": order.made_id}
+        sent_at = self.world.loop.time()
         answer = await self._until_answered(order, "POST", "/v1/tasks/adopt", body)
         if answer is not None and answer.status == 201:
-            order.task_id = answer.json()["id"]
+            order.accept(answer.json()["id"], sent_at=sent_at, now=self.world.loop.time())
 
     async def _until_answered(self, order: Order, method: str, url: str, body: dict[str, Any]) -> Answer | None:
         """Repeat a request until it is answered with success; no fault keeps it from that for ever."""
         answer = None
         for _ in range(TRIES * 3):
             answer = await self._ask(order, method, url, json.dumps(body).encode())
-            if answer is not None and answer.status < 300:
+            is_forgotten = method == "PATCH" and self._is_forgotten(answer)
+            if answer is not None and (answer.status < 300 or is_forgotten):
                 return answer
             await asyncio.sleep(self.world.between(f"answer {order.number}", 1.0, 6.0))
         return answer
 
-    async def _watch(self, order: Order) -> None:
-        """Read the task now and then, as another client too, until it is settled."""
+    def _is_forgotten(self, answer: Answer | None) -> bool:
+        return answer is not None and answer.status == 404 and bool(self.world.forgotten)
+
+    async def _watch(self, order: Order) -> bool:
+        """Read the task now and then, as another client too, until it is settled.
+
+        Return whether a restored backup forgot it and the client has to send for it again. Without a name, that would
+        be a new order.
+        """
         world = self.world
         if order.task_id is None:
-            return
+            return False
         url = f"/v1/tasks/{order.task_id}"
         other_client = next(name for name in CLIENTS if name != order.client)
         while not world.calm:
             answer = await self._ask(order, "GET", url)
             if answer is not None and answer.status == 200 and answer.json()["status"] in FINAL:
-                return
+                return False
+            if self._is_forgotten(answer):
+                if order.style == "submit" and order.naming == "none":
+                    return False
+                order.task_id = None
+                return True
             if world.strikes("client misuses ids", f"order {order.number}"):
                 await self._misuse(order, other_client)
             await asyncio.sleep(world.between(f"watch {order.number}", 5.0, 25.0))
+        return False
 
     async def _misuse(self, order: Order, other_client: str) -> None:
         """Let another client name this order's IDs in every verb. It must neither see nor change the task."""
@@ -196,8 +248,13 @@ class Clients:
             return
         self.world.note(f"{other_client} misuses order {order.number} by {how}: {answer.status}")
         text = answer.body.decode()
-        # A task that the client's own code made belongs to the first that names it (a documented limit).
-        if order.style == "submit" and (order.prompt + '"' in text or f"results.example/{theirs}" in text):
+        # A task without a row belongs to the first client that names it (a documented limit): one that the client's own
+        # code made, or whose row a restored backup forgot.
+        if (
+            order.style == "submit"
+            and not self.world.forgotten
+            and (order.prompt + '"' in text or f"results.example/{theirs}" in text)
+        ):
             self.leaks.append(f"{other_client} saw order {order.number} of {order.client} by {how}: {text[:200]}")
 
     async def _ask(

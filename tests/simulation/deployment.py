@@ -26,7 +26,8 @@ class Deployment:
         self.destinations = Destinations(world)
         self.provider = Provider(world, self.post_callback)
         self.process: Process | None = None
-        self.restarts = 0
+        # The times of the loop at which a process ended.
+        self.restarted_at: list[float] = []
         self._number = 0
         # Every process of the history: what a killed one had begun is kept to the end.
         self._past: list[Process] = []
@@ -56,7 +57,7 @@ class Deployment:
         if process is None:
             return
         self.world.note(f"{process.life.name} is killed")
-        self.restarts += 1
+        self.restarted_at.append(self.world.loop.time())
         process.kill()
         self.world.start(self._restart())
 
@@ -64,8 +65,8 @@ class Deployment:
         """Stop cleanly, and start again."""
         process, self.process = self.process, None
         if process is not None:
-            self.restarts += 1
             await process.stop()
+            self.restarted_at.append(self.world.loop.time())
             await self.start()
 
     async def stop(self) -> None:

@@ -20,7 +20,8 @@ from tests.simulation.faulty_sqlite import Disk, faulty_sqlite
 from tests.simulation.incidents import Incidents
 from tests.simulation.inline_work import inline_work
 from tests.simulation.operators import Operators
-from tests.simulation.oracle import Oracle, Violation
+from tests.simulation.oracle import Oracle
+from tests.simulation.oracle_events import Violation
 from tests.simulation.sinks import SINKS
 from tests.simulation.world import Plan, World
 from tests.support.databases import sqlite_url
@@ -123,7 +124,7 @@ async def _lived(world: World, disk: Disk, deployment: Deployment, log: list[str
         violations=tuple(violations),
         faults=world.faults,
         tasks=len(deployment.provider.tasks),
-        restarts=deployment.restarts,
+        restarts=len(deployment.restarted_at),
         steps=world.loop.steps,
         trace=tuple(world.trace),
     )

@@ -3,14 +3,15 @@
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 from tests.simulation.deployment import Deployment
 from tests.simulation.faulty_sqlite import Disk
 from tests.simulation.sinks import SINKS
-from tests.simulation.world import World
+from tests.simulation.world import Forgotten, World
 
 # How many steps of the event loop after its moment a kill may fall on.
 KILL_STEPS: Final = 400
@@ -23,6 +24,8 @@ class Incidents:
         self.world = world
         self.deployment = deployment
         self.disk = disk
+        # Only one incident at a time touches the file.
+        self._file = asyncio.Lock()
         self._kinds: dict[str, Callable[[str], Awaitable[None]]] = {
             "kill": self._kill,
             "restart": self._restart,
@@ -31,6 +34,7 @@ class Incidents:
             "disk full": self._fill_disk,
             "disk fails": self._break_disk,
             "file moved away": self._move_file,
+            "backup restored": self._restore_backup,
             "provider outage": self._outage,
             "credential refused": self._refuse_credential,
             "sink down": self._sink_down,
@@ -45,17 +49,14 @@ class Incidents:
 
     async def _kill(self, name: str) -> None:
         """Kill the process at a step of the event loop, whatever that step is."""
-        loop = self.world.loop
-        at = loop.steps + int(self.world.between(name, 1, KILL_STEPS))
+        loop, killed = self.world.loop, asyncio.Event()
 
-        def before_step(step: int) -> None:
-            if step >= at:
-                loop.before_step = None
-                self.deployment.kill()
+        def kill() -> None:
+            self.deployment.kill()
+            killed.set()
 
-        loop.before_step = before_step
-        while loop.before_step is before_step:  # noqa: ASYNC110 - time is virtual
-            await asyncio.sleep(0.5)
+        loop.call_before_step(loop.steps + int(self.world.between(name, 1, KILL_STEPS)), kill)
+        await killed.wait()
 
     async def _restart(self, name: str) -> None:
         del name
@@ -71,6 +72,10 @@ class Incidents:
 
     async def _lock(self, name: str) -> None:
         """Hold the database as another program does."""
+        async with self._file:
+            await self._hold_lock(name)
+
+    async def _hold_lock(self, name: str) -> None:
         other = sqlite3.connect(self.deployment.database, timeout=0, isolation_level=None)
         try:
             with suppress(sqlite3.OperationalError):
@@ -93,15 +98,70 @@ class Incidents:
         self.disk.fail_after = None
 
     async def _move_file(self, name: str) -> None:
-        """Move the file and its companions away, and back a little later."""
+        """Move the file and its companions away, and back a little later.
+
+        A process that was started meanwhile has a new file. It refuses all requests until the operator restarts it.
+        """
+        async with self._file:
+            moved_at, served_by = self.world.loop.time(), self.deployment.process
+            moved = [each for each in self._files() if each.exists()]
+            for each in moved:
+                each.rename(each.with_name(f"{each.name}.away"))
+            await asyncio.sleep(self.world.between(name, 0.2, 4.0))
+            self._delete_files()
+            for each in moved:
+                each.with_name(f"{each.name}.away").rename(each)
+            if self.deployment.process is not served_by:
+                self.deployment.kill()
+                now = self.world.loop.time()
+                self.world.forgotten.append(Forgotten(taken_at=moved_at, deleted_at=now, over_at=now, foreign=True))
+
+    async def _restore_backup(self, name: str) -> None:
+        """Take a backup, and restore it later: while the process is stopped, or under the running one.
+
+        Under a running process the operator replaces the file, or deletes it and puts the backup there after a moment.
+        Then the process is started again.
+        """
+        world = self.world
+        how = world.choice(name, ("stopped", "replaced", "deleted"))
+        async with self._file:
+            backup, taken_at = self._backup(name), world.loop.time()
+        await asyncio.sleep(world.between(name, 1.0, 25.0))
+        async with self._file:
+            if how == "stopped":
+                self.deployment.kill()
+            self._delete_files()
+            deleted_at, served_by, foreign = world.loop.time(), self.deployment.process, False
+            if how == "deleted":
+                await asyncio.sleep(world.between(name, 0.2, 4.0))
+                # A process that was started meanwhile has a new file, which is lost as well.
+                if self.deployment.process is not served_by:
+                    deleted_at, foreign = world.loop.time(), True
+                self._delete_files()
+            backup.rename(self.deployment.database)
+            world.note(f"a backup of {taken_at:.4f} is restored: {how}")
+            if how != "stopped":
+                await asyncio.sleep(world.between(name, 0.5, 5.0))
+                self.deployment.kill()
+            world.forgotten.append(
+                Forgotten(taken_at=taken_at, deleted_at=deleted_at, over_at=world.loop.time(), foreign=foreign)
+            )
+
+    def _backup(self, name: str) -> Path:
+        """Copy the database as SQLite's own backup does."""
+        copy = self.deployment.database.with_name(f"{name}.backup")
+        with closing(sqlite3.connect(self.deployment.database)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+        return copy
+
+    def _delete_files(self) -> None:
+        for each in self._files():
+            each.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        """Return the paths of the database file and of its companions."""
         file = self.deployment.database
-        moved = [file.with_name(file.name + suffix) for suffix in ("", "-wal", "-shm")]
-        moved = [each for each in moved if each.exists()]
-        for each in moved:
-            each.rename(each.with_name(f"{each.name}.away"))
-        await asyncio.sleep(self.world.between(name, 0.2, 4.0))
-        for each in moved:
-            each.with_name(f"{each.name}.away").rename(each)
+        return [file.with_name(file.name + suffix) for suffix in ("", "-wal", "-shm")]
 
     async def _outage(self, name: str) -> None:
         self.deployment.provider.outage(self.world.between(name, 2.0, 40.0))

@@ -3,44 +3,28 @@
 It shares no code with Homing. It reads Homing's tables with plain SQL, the provider's truth, and what arrived.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 from tests.simulation.clients import FINAL, Clients, Order
 from tests.simulation.deployment import Deployment
 from tests.simulation.operators import Operators
+from tests.simulation.oracle_events import Violation, about_client_callbacks, about_events
 from tests.simulation.process import KEYS, POLICY
 from tests.simulation.provider import API_KEY, SECRET_KEY, WEBHOOK_SECRET
 from tests.simulation.provider_shapes import Made
-from tests.simulation.sinks import SINKS
 from tests.simulation.world import World
 
 TRUTH: Final = {"succeed": "succeeded", "failed": "failed"}
 CALLBACK_TOKEN: Final = re.compile(r"/callbacks/kling/[A-Za-z0-9_-]{20,}")
 WINDOW_SECONDS: Final = 60.0
-# What changes without an event of its own.
-UNPUBLISHED: Final = frozenset({"updated_at", "last_observed_at", "polled_at", "next_poll_at", "poll_count"})
 # A deadline that a wrong clock set may be hours away.
 OPEN_ROWS: Final = (
     "SELECT count(*) FROM tasks WHERE status IN ('pending', 'submitted', 'processing') "
     "AND next_poll_at IS NOT NULL AND deadline_at <= {now}"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """One broken guarantee; ``invariant`` is its name."""
-
-    invariant: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.invariant}: {self.detail}"
 
 
 class Oracle:
@@ -88,7 +72,8 @@ class Oracle:
         made, rows = self._made(), self._tasks()
         for order in self.clients.orders:
             found += self._about_order(order, made[order.prompt], rows)
-        found += self._about_events()
+        found += about_events(self.deployment, self.operators)
+        found += about_client_callbacks(self.deployment, self.clients.orders, rows)
         found += self._about_budget()
         found += self._about_secrets(log)
         return found
@@ -99,12 +84,12 @@ class Oracle:
         if len(made) > 1:
             yield Violation("doubled", f"{name}: the provider made {[task.id for task in made]}")
         if order.task_id is None:
-            if made and order.style == "submit" and order.refused and not order.unanswered:
+            if made and order.style == "submit" and order.refused and not self._may_be_made(order):
                 yield Violation("refused but made", f"{name}: {made[0].id}")
             elif not order.refused:
                 yield Violation("stuck", f"{name}: never accepted")
         elif (row := rows.get(order.task_id)) is None:
-            yield Violation("lost", f"{name}: there is no row")
+            yield from () if self._is_forgotten(order) else [Violation("lost", f"{name}: there is no row")]
         elif row["client"] != order.client:
             yield Violation("another client's task", f"{name}: it belongs to {row['client']}")
         elif made:
@@ -126,6 +111,23 @@ class Oracle:
         elif row["status"] == "succeeded" and f"{made.id}.png" not in row["facts"]:
             yield Violation("wrong result", f"{name}: {row['facts'][:200]}")
 
+    def _may_be_made(self, order: Order) -> bool:
+        """Return whether a refused order may be made: its request had no answer, or a backup has it without its answer.
+
+        The latter is a documented limit: after the restore, Homing sends the request again.
+        """
+        return order.unanswered or any(
+            sent_at < lost.taken_at < answered_at
+            for sent_at, answered_at in order.refusals
+            for lost in self.world.forgotten
+        )
+
+    def _is_forgotten(self, order: Order) -> bool:
+        """Return whether a restored backup is older than the order's row."""
+        return any(
+            lost.taken_at < order.accepted_at and order.sent_at <= lost.deleted_at for lost in self.world.forgotten
+        )
+
     def _made(self) -> dict[str, list[Made]]:
         """Return what the provider made, by its prompt."""
         made = defaultdict[str, list[Made]](list)
@@ -136,12 +138,21 @@ class Oracle:
     def _of_row(self, order: Order, made: list[Made], row: dict[str, Any] | None) -> list[Made]:
         """Return what belongs to the row of an order.
 
-        Without a name, a repeat is recognized by the wall clock (a documented limit): if it was set, an earlier row may
-        have a task of its own.
+        Without a name, Homing recognizes a repeated request by the wall clock and by the earlier row. At a gateway
+        without lookups it needs the row as well. So if the clock was set, or if a restored backup forgot the row, an
+        earlier row may have a task of its own (documented limits).
         """
-        if row is None or order.naming != "none" or order.style != "submit" or not self.world.faults["clock set"]:
+        is_forgotten, unnamed = bool(self.world.forgotten), order.naming == "none"
+        is_foreign = any(lost.foreign for lost in self.world.forgotten)
+        is_limit = (unnamed and self.world.faults["clock set"]) or (
+            is_forgotten and (unnamed or is_foreign or self.deployment.provider.renames)
+        )
+        if order.style != "submit" or not is_limit:
             return made
-        return [task for task in made if task.external_id == row["sent_external_id"]]
+        if row is None:
+            return made[:1]
+        own = [task for task in made if task.id == row["provider_task_id"]]
+        return own or [task for task in made if task.external_id == row["sent_external_id"]][:1]
 
     def _cannot_ask(self, row: dict[str, Any]) -> bool:
         """Return whether nothing finds the task: a gateway without lookups, and no provider ID. The conflict stays."""
@@ -151,55 +162,15 @@ class Oracle:
         """Return whether Homing cannot know: a gateway without lookups lost the reply and the callbacks."""
         return self.deployment.provider.renames and row["status"] == "expired" and order.style != "adopt"
 
-    def _about_events(self) -> Iterator[Violation]:
-        recorded = self.deployment.rows("SELECT id, task_id, sequence, type, data FROM events ORDER BY id")
-        versions = defaultdict[str, list[int]](list)
-        contents: dict[tuple[str, int], str] = {}
-        for _, task_id, version, kind, data in recorded:
-            if task_id is not None:
-                versions[task_id].append(version)
-                published = {name: value for name, value in json.loads(data).items() if name not in UNPUBLISHED}
-                contents[task_id, version] = json.dumps([kind, published])
-        for task_id, numbers in versions.items():
-            if any(earlier >= later for earlier, later in pairwise(numbers)):
-                yield Violation("events out of order", f"{task_id}: {numbers}")
-            for earlier, later in pairwise(numbers):
-                if contents[task_id, earlier] == contents[task_id, later]:
-                    yield Violation("event without a change", f"{task_id}: version {later}")
-        for sink in SINKS:
-            yield from self._about_sink(sink, versions)
-
-    def _about_sink(self, sink: str, versions: dict[str, list[int]]) -> Iterator[Violation]:
-        received = defaultdict[str, list[int]](list)
-        seen: dict[str, bytes] = {}
-        for webhook in self.deployment.destinations.received.get(f"{sink}.example", ()):
-            event = json.loads(webhook.body)
-            if seen.setdefault(webhook.webhook_id, webhook.body) != webhook.body:
-                yield Violation("one ID, two events", f"{sink}: {webhook.webhook_id}")
-            if not event["type"].startswith("homing.task."):
-                continue
-            version = event["data"]["version"]
-            if version not in received[event["subject"]]:
-                received[event["subject"]].append(version)
-        for task_id, numbers in received.items():
-            in_order = all(earlier < later for earlier, later in pairwise(numbers))
-            if not in_order and sink not in self.operators.dead_lettered:
-                yield Violation("delivered out of order", f"{sink}: {task_id} {numbers}")
-            if phantoms := set(numbers) - set(versions.get(task_id, ())):
-                yield Violation("phantom event", f"{sink}: {task_id} {sorted(phantoms)}")
-        for task_id, numbers in versions.items():
-            if missing := set(numbers) - set(received.get(task_id, ())):
-                yield Violation("never delivered", f"{sink}: {task_id} {sorted(missing)} of {numbers}")
-
     def _about_budget(self) -> Iterator[Violation]:
         polls = [at for at, method in self.deployment.provider.requests if method == "GET"]
-        # A process that starts has a full bucket again.
-        most = POLICY.budget * (2 + self.deployment.restarts)
         start = 0
         for end, at in enumerate(polls):
             while polls[start] <= at - WINDOW_SECONDS:
                 start += 1
-            if end - start + 1 > most:
+            # A bucket that is full at first, and filled once within the window. A process that starts has a full one.
+            restarts = sum(at - WINDOW_SECONDS < restart <= at for restart in self.deployment.restarted_at)
+            if end - start + 1 > POLICY.budget * (2 + restarts):
                 yield Violation("budget exceeded", f"{end - start + 1} polls within a minute at {at:.0f}")
                 return
 

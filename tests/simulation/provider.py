@@ -154,11 +154,12 @@ class Provider:
         return self._unreadable(reply) if world.strikes("unreadable reply", name) else reply
 
     def _refusal(self, name: str, body: dict[str, Any]) -> Reply | None:
-        if self.world.strikes("create refused", name):
-            return reply_of(400, 1301, "the prompt is not allowed")
+        # That the ID is checked before the content is an assumption.
         external_id = body.get("external_task_id")
         if external_id in self.by_external and not self.renames:
             return reply_of(400, 1201, f"External_task_id {external_id} already exists")
+        if self.world.strikes("create refused", name):
+            return reply_of(400, 1301, "the prompt is not allowed")
         return None
 
     def _query(self, call: Call) -> Reply | None:
@@ -326,7 +327,9 @@ class Provider:
             if taken and headers:
                 self._old_callbacks.append((headers, body))
             answered = status is not None and status < 500
-            if taken or (not sure and (answered or attempts == REPEATS)):
+            # A URL with the secret of a lost file is unknown for ever.
+            is_hopeless = answered and any(lost.foreign for lost in self.world.forgotten)
+            if taken or is_hopeless or (not sure and (answered or attempts == REPEATS)):
                 return
             await asyncio.sleep(pause)
             pause = min(pause * 2, 30.0)

@@ -22,6 +22,8 @@ class Received:
 
     webhook_id: str
     body: bytes
+    # The time of the loop.
+    at: float
 
 
 class Destinations:
@@ -55,12 +57,13 @@ class Destinations:
         if world.strikes("sink drips", about):
             await asyncio.sleep(world.between("drip", 1.0, 14.0))
         cut_off = world.strikes("sink cuts off", about)
-        self.received.setdefault(host, []).append(Received(webhook_id=webhook_id, body=body))
+        self.received.setdefault(host, []).append(Received(webhook_id=webhook_id, body=body, at=world.loop.time()))
         world.note(f"webhook {host} {webhook_id}{' cut off' if cut_off else ''}")
         if cut_off:
             await asyncio.sleep(1.0)
             raise ReplyLost("the connection broke before an answer")
         if world.strikes("sink gone", about) and host != f"{SINKS[0]}.example":
+            world.gone.add(host)
             return Answer(status=410)
         return Answer(status=204)
 

@@ -7,6 +7,7 @@ process is killed, its callbacks are dropped without running anything, as a kill
 
 import asyncio
 import heapq
+from bisect import insort
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
@@ -63,12 +64,16 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._virtual_now = 0.0
         self._delay = delay
         self.steps = 0
-        # Called before each step with its number.
-        self.before_step: Callable[[int], None] | None = None
+        # Functions to call before a step, by its number.
+        self._before_steps: list[tuple[int, Callable[[], None]]] = []
         self.set_task_factory(_tracked)
 
     def time(self) -> float:
         return self._virtual_now
+
+    def call_before_step(self, step: int, function: Callable[[], None]) -> None:
+        """Call a function before the step with this number, or before the next one if that is over."""
+        insort(self._before_steps, (step, function), key=lambda due: due[0])
 
     def thread_delay(self) -> float:
         """Return the virtual seconds that the next piece of work takes in a thread."""
@@ -101,8 +106,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _step(self, handle: asyncio.Handle) -> None:
         self.steps += 1
-        if self.before_step is not None:
-            self.before_step(self.steps)
+        while self._before_steps and self._before_steps[0][0] <= self.steps:
+            self._before_steps.pop(0)[1]()
         life = handle._context.get(LIFE)  # type: ignore[attr-defined]
         if life is None or life.alive:
             handle._run()

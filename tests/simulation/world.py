@@ -35,6 +35,20 @@ class Plan:
     interventions: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """A file that was lost: an older one took its place. All times are the loop's.
+
+    The older one has what was there at ``taken_at``. Nothing was written to the lost one after ``deleted_at``. Nothing
+    of it was in the memory of a process after ``over_at``. A ``foreign`` one was new, with secrets of its own.
+    """
+
+    taken_at: float
+    deleted_at: float
+    over_at: float
+    foreign: bool = False
+
+
 @dataclass(slots=True)
 class World:
     """One history. Its seed and a name give everything random, so that removing a part changes little else."""
@@ -49,6 +63,9 @@ class World:
     trace: list[str] = field(default_factory=list)
     # Answers with status 500, and processes that ended by themselves.
     internal_errors: list[str] = field(default_factory=list)
+    # The hosts that answered 410.
+    gone: set[str] = field(default_factory=set)
+    forgotten: list[Forgotten] = field(default_factory=list)
     _drawn: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
