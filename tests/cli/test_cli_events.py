@@ -2,7 +2,9 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,11 @@ def lines(out: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
+def first_cursor(shell: Shell) -> str:
+    with closing(sqlite3.connect(shell.directory / "homing.db")) as database:
+        return str(database.execute("SELECT min(id) FROM events").fetchone()[0])
+
+
 def stopped(process: "subprocess.Popen[str]") -> str:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -55,7 +62,7 @@ def test_stored_events_are_printed_and_filtered(shell: Shell, served: bool) -> N
         ]
         assert ids[1] in shell.run("events", "--type", "expired").out
         assert shell.run("events", "--type", "expired", "--tag", "one").out == ""
-        assert len(lines(shell.run("events", "--after", "1", "--json").out)) == 1
+        assert len(lines(shell.run("events", "--after", first_cursor(shell), "--json").out)) == 1
         assert len(lines(shell.run("events", "--task", "two", "--json").out)) == 1
         wrong = shell.run("events", "--type", "expird")
         assert (wrong.status, "Did you mean expired?" in wrong.line) == (1, True)

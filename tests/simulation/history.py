@@ -108,10 +108,11 @@ async def _lived(world: World, disk: Disk, deployment: Deployment, log: list[str
             await asyncio.wait(orders)
             for sink in (*SINKS, "callbacks"):
                 await operators.ask("POST", "/v1/replay", {"sink": sink, "dead_letter": True, "dry_run": False})
+            await operators.resume_sinks()
             while oracle.at_rest() is not None:
-                # Also a second time: an endpoint may have answered 410 a while before that is recorded.
-                await operators.resume_sinks()
+                # Resume again: an endpoint may have answered 410 a while before that is recorded.
                 await asyncio.sleep(LOOK_SECONDS)
+                await operators.resume_sinks()
     if (unfinished := oracle.at_rest()) is not None:
         violations.append(Violation("stuck", unfinished))
     for task in (*orders, *others):

@@ -240,11 +240,13 @@ async def serving(url: str, folder: Path, shop: ScriptedSink) -> AsyncIterator[P
         yield here
 
 
+@pytest.mark.parametrize("has_events", [True, False], ids=["used", "without-events"])
 async def test_database_restored_offline_reuses_no_id(
-    url: str, tmp_path: Path, shop: ScriptedSink, backup: Callable[[], Restore]
+    url: str, tmp_path: Path, shop: ScriptedSink, backup: Callable[[], Restore], *, has_events: bool
 ) -> None:
     async with serving(url, tmp_path, shop) as here:
-        await happen(here.tracker.store, Status.SUBMITTED, 1, version=2)
+        if has_events:
+            await happen(here.tracker.store, Status.SUBMITTED, 1, version=2)
     restore = backup()
     async with serving(url, tmp_path, shop) as here:
         await happen(here.tracker.store, Status.SUCCEEDED, 1, version=3)
