@@ -104,8 +104,9 @@ class Oracle:
         if row["status"] not in FINAL:
             if not self._may_stay_open(order, row):
                 yield Violation("stuck", f"{name}: {row['status']} ({row['reason']}), in truth {truth}")
-        elif row["status"] != truth and not (row["conflict_at"] is not None and self._cannot_ask(row)):
-            yield Violation("wrong final", f"{name}: {row['status']}, in truth {truth}")
+        elif row["status"] != truth:
+            if not self._may_be_wrong(made, row):
+                yield Violation("wrong final", f"{name}: {row['status']}, in truth {truth}")
         elif row["provider_task_id"] not in {None, made.id}:
             yield Violation("another task's ID", f"{name}: {row['provider_task_id']}, in truth {made.id}")
         elif row["status"] == "succeeded" and f"{made.id}.png" not in row["facts"]:
@@ -153,6 +154,15 @@ class Oracle:
             return made[:1]
         own = [task for task in made if task.id == row["provider_task_id"]]
         return own or [task for task in made if task.external_id == row["sent_external_id"]][:1]
+
+    def _may_be_wrong(self, made: Made, row: dict[str, Any]) -> bool:
+        """Return whether Homing cannot know better.
+
+        A conflict stays open where nothing finds the task. A restored backup may lack the true one of two contradictory
+        callbacks.
+        """
+        is_lost = made.contradicted and bool(self.world.forgotten)
+        return is_lost or (row["conflict_at"] is not None and self._cannot_ask(row))
 
     def _cannot_ask(self, row: dict[str, Any]) -> bool:
         """Return whether nothing finds the task: a gateway without lookups, and no provider ID. The conflict stays."""
