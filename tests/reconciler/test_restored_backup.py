@@ -140,6 +140,9 @@ async def test_repeat_after_refusal_keeps_external_id(tmp_path: Path, kling_sand
             sent.append((refused.id, refused.sent_external_id or ""))
         ours = await homing.created(external_task_id="order-7")
         sent.append((ours, (await homing.task(ours)).sent_external_id or ""))
+        # A poll of a refused row does not find the task of the new one.
+        polled, _ = await homing.tracker.poll(ANYBODY, refused.id)
+        assert (polled.status, polled.provider_task_id, polled.next_poll_at) == (Status.REJECTED, None, None)
         assert (await homing.task("order-7")).id == ours
     assert (len({row for row, _ in sent}), len({external_id for _, external_id in sent})) == (4, 1)
     assert [task["external_id"] for task in kling_sandbox.ledger["tasks"]] == [sent[-1][1]]

@@ -83,12 +83,17 @@ class RecordSubmission(msgspec.Struct, frozen=True, kw_only=True):
             # It counts as answered only after this answer is sent, because this process may crash too.
             joined = replace(unanswered, taken_by=task.taken_by, answered_at=task.answered_at)
             return Change(result=SubmitDecision(task=joined), task=joined)
+        holder = None
         if is_named(task) and is_derived(task) and task.sent_external_id is not None:
             holder = known.get(by_sent_id(task.provider, task.account, task.sent_external_id))
             if holder is not None and not made_nothing(holder):
                 return _came_back(holder, task)
         fresh = SubmitDecision(task=task, send=True)
-        return Change(result=fresh, task=task, submission=self.body) if self.sendable else Change(result=fresh)
+        if not self.sendable:
+            return Change(result=fresh)
+        # From now on a task with this ID is the new row's. A poll of the refused row must not find it.
+        refused = () if holder is None else (replace(holder, sent_external_id=None),)
+        return Change(result=fresh, task=task, others=refused, submission=self.body)
 
 
 def request_names(task: Task) -> frozenset[Key]:
