@@ -421,6 +421,25 @@ async def test_expired_task_accepts_later_success(tmp_path: Path, kling_sandbox_
         assert (await homing.task(by_poll)).status is Status.SUCCEEDED
 
 
+@pytest.mark.parametrize("rejected", [False, True], ids=["expired", "rejected"])
+async def test_ended_task_without_id_is_not_due(
+    tmp_path: Path, kling_sandbox: RunningSandbox, *, rejected: bool
+) -> None:
+    """Only its callback could name the task. Nothing is left to poll, so it must not be due in each round."""
+    async with homing_server(tmp_path, kling_sandbox.base_url, loops=False) as homing:
+        task = (await homing.tracker.expect(ANYBODY, provider="kling", kind=KIND)).task
+        if rejected:
+            await homing.tracker.resolve(ANYBODY, task.id, status=Status.REJECTED)
+            await homing.tracker.poll(ANYBODY, task.id)
+        homing.clock.ahead += timedelta(days=3)
+        await homing.reconciler.run_once()
+        counts = await homing.reconciler.run_once()
+
+        ended = await homing.task(task.id)
+        assert (ended.status, ended.next_poll_at) == (Status.REJECTED if rejected else Status.EXPIRED, None)
+        assert counts.claimed == 0
+
+
 async def test_client_may_set_a_shorter_deadline(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     sandbox = kling_sandbox_factory(held=True)
     async with homing_server(tmp_path, sandbox.base_url, loops=False) as homing:

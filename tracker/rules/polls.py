@@ -53,9 +53,10 @@ UNDECIDED: Final = (
 class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one poll: the provider's ``observation``, or ``why`` there is none.
 
-    ``reply_to`` says which ID the poll used. ``sent`` is false if Homing sent no request. ``again_at`` overrides the
-    schedule. ``denial`` is a not-found answer for an unresolved submission. ``forget`` drops a candidate ID without a
-    task. ``failure`` goes to the history. ``seen`` holds the observed capabilities of the provider's URL.
+    ``reply_to`` says which ID the poll used. ``sent`` is false if Homing sent no request. It is ``pointless`` if the
+    task has no ID to poll by. ``again_at`` overrides the schedule. ``denial`` is a not-found answer for an unresolved
+    submission. ``forget`` drops a candidate ID without a task. ``failure`` goes to the history. ``seen`` holds the
+    observed capabilities of the provider's URL.
     """
 
     observation: Observation | None = None
@@ -66,6 +67,7 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     alarm: Alarm | None = None
     failure: Failure | None = None
     sent: bool = True
+    pointless: bool = False
     forget: bool = False
     seen: tuple[Seen, ...] = ()
 
@@ -166,19 +168,28 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         if result.forget:
             after = replace(after, candidate_id=None, unproven_id_from=None)
         change = self._closed(after, Verdict.CONFIRMED, result.why, answered=False)
-        again_at, planned = result.again_at, change.task
-        if again_at is not None and planned is not None and planned.next_poll_at is not None:
-            if facts.in_conflict(planned):
-                again_at = min(again_at, now + policy.conflict_gap)
-            if not under_way(task, now, policy):
-                planned = replace(planned, next_poll_at=again_at)
-                change = structs.replace(change, task=planned, result=(planned, Verdict.CONFIRMED, result.why))
+        planned = change.task
+        if planned is not None and planned.next_poll_at is not None and not under_way(task, now, policy):
+            planned = replace(planned, next_poll_at=self._overridden(planned, planned.next_poll_at))
+            change = structs.replace(change, task=planned, result=(planned, *change.result[1:]))
         entries, alarms = change.entries, change.alarms
         if result.failure is not None:
             entries = (_failed(task, result.failure, result.why, now), *entries)
         if result.alarm is not None:
             alarms = (*alarms, _alarm(result.alarm, task, now, result.why))
         return structs.replace(change, entries=entries, alarms=alarms, seen=result.seen)
+
+    def _overridden(self, planned: Task, planned_at: datetime) -> datetime | None:
+        """Return when to poll again if the result of this poll decides that, else ``planned_at``."""
+        again_at = self.result.again_at
+        if self.result.pointless:
+            # Only the deadline is left to wait for. A conflict ends after its own time.
+            if facts.in_conflict(planned):
+                return planned_at
+            return None if planned.status in SETTLED else planned.deadline_at
+        if again_at is None:
+            return planned_at
+        return min(again_at, self.now + self.rules.policy.conflict_gap) if facts.in_conflict(planned) else again_at
 
     def _closed(self, task: Task, verdict: Verdict, why: str, *, answered: bool) -> Change[tuple[Task, Verdict, str]]:
         """Count the poll, release the lease, expire the task if its deadline has passed, and plan the next poll."""

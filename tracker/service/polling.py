@@ -178,7 +178,7 @@ class Poller:
                 poll if task.provider_task_id is not None else _by_external_id(poll, outcome), outcome
             )
         why = "there is no ID to poll by: waiting for its callback, or for its ID at the provider"
-        unanswered = PollResult(why=why, again_at=task.deadline_at, sent=poll.forget, forget=poll.forget)
+        unanswered = PollResult(why=why, pointless=True, sent=poll.forget, forget=poll.forget)
         return await self._record(poll, unanswered)
 
     async def look_up(self, task: Task, account: Account, *, within: timedelta) -> PollAnswer | None:
