@@ -107,7 +107,7 @@ async def _lived(world: World, disk: Disk, deployment: Deployment, log: list[str
         async with asyncio.timeout(CALM_SECONDS):
             await asyncio.wait(orders)
             for sink in (*SINKS, "callbacks"):
-                await operators.ask("POST", "/v1/replay", {"sink": sink, "dead_letter": True, "dry_run": False})
+                await operators.insist("POST", "/v1/replay", {"sink": sink, "dead_letter": True, "dry_run": False})
             await operators.resume_sinks()
             while oracle.at_rest() is not None:
                 # Resume again: an endpoint may have answered 410 a while before that is recorded.

@@ -64,6 +64,11 @@ class Operators:
         for (name,) in self.deployment.rows('SELECT name FROM sinks WHERE NOT "on"'):
             await self.ask("POST", f"/v1/sinks/{name}/resume")
 
+    async def insist(self, method: str, url: str, body: dict[str, Any]) -> None:
+        """Send a request until it is answered: the process may start again at this moment."""
+        while (answer := await self.ask(method, url, body)) is None or answer.status >= 500:  # noqa: ASYNC110 - time is virtual
+            await asyncio.sleep(1.0)
+
     async def ask(self, method: str, url: str, body: dict[str, Any] | None = None) -> Answer | None:
         try:
             answer = await self.deployment.request(
