@@ -50,8 +50,17 @@ def refusing() -> Work[Any]:
 
 def read(url: str, statement: str) -> list[tuple[Any, ...]]:
     """Ask the database itself, past the store."""
-    engine = create_engine(url)
-    with engine.connect() as connection:
-        rows = [tuple(row) for row in connection.execute(text(statement))]
-    engine.dispose()
+    (rows,) = read_together(url, statement)
     return rows
+
+
+def read_together(url: str, *statements: str) -> list[list[tuple[Any, ...]]]:
+    """Ask the database several questions about one moment.
+
+    A PostgreSQL server may still run the last commit of a process that was killed.
+    """
+    engine = create_engine(url, **({} if url.startswith("sqlite") else {"isolation_level": "REPEATABLE READ"}))
+    with engine.connect() as connection:
+        answers = [[tuple(row) for row in connection.execute(text(statement))] for statement in statements]
+    engine.dispose()
+    return answers

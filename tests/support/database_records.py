@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from tests.suites.store_case import read
+from tests.suites.store_case import read_together
 from tests.support.callback_senders import Delivery
 from tracker.model.facts import RANK
 from tracker.model.task import Status
@@ -40,15 +40,18 @@ class Records:
 
 
 def records(url: str) -> Records:
-    """Read all records. No process may write at the same time."""
-    statement = "SELECT task_id, dedupe_key, body, verdict, status, repeats FROM observations WHERE source = 'callback'"
+    """Read all records of one moment. No process may write to a SQLite file at the same time."""
+    observations, tasks, events, counted = read_together(
+        url,
+        "SELECT task_id, dedupe_key, body, verdict, status, repeats FROM observations WHERE source = 'callback'",
+        "SELECT id, status, version FROM tasks",
+        "SELECT id, task_id, sequence FROM events ORDER BY id",
+        "SELECT value FROM counters WHERE name = 'callbacks'",
+    )
     kept = [
         Kept(task_id=task_id, key=key, body=bytes(body), verdict=verdict, status=status, repeats=repeats)
-        for task_id, key, body, verdict, status, repeats in read(url, statement)
+        for task_id, key, body, verdict, status, repeats in observations
     ]
-    tasks = read(url, "SELECT id, status, version FROM tasks")
-    events = read(url, "SELECT id, task_id, sequence FROM events ORDER BY id")
-    counted = read(url, "SELECT value FROM counters WHERE name = 'callbacks'")
     return Records(
         tasks={task_id: (status, version) for task_id, status, version in tasks},
         kept=kept,
