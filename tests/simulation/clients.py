@@ -148,7 +148,10 @@ class Clients:
         callback_url = None
         for number in range(TRIES):
             external_id = order.expected_id or f"{order.external_id}-{number}"
-            body = json.dumps({"provider": "kling", "kind": KIND, "external_id": external_id}).encode()
+            expected = {"provider": "kling", "kind": KIND}
+            if order.naming != "none":
+                expected["external_id"] = external_id
+            body = json.dumps(expected).encode()
             sent_at = world.loop.time()
             answer = await self._ask(order, "POST", "/v1/tasks/expect", body)
             if answer is not None and answer.status == 201:
@@ -167,7 +170,9 @@ class Clients:
         await asyncio.sleep(world.between(f"own submit {order.number}", 0.0, 3.0))
         is_new = order.made_id is None
         if order.made_id is None:
-            own = {"prompt": order.prompt, "external_task_id": order.expected_id, "callback_url": callback_url}
+            own = {"prompt": order.prompt, "callback_url": callback_url}
+            if order.naming != "none":
+                own["external_task_id"] = order.expected_id
             order.made_id = provider.make(own).id
         if not is_new or world.chance(f"attach {order.number}") < 0.5 or provider.renames:
             attached = {"provider_task_id": order.made_id}

@@ -42,6 +42,8 @@ RARE: Final = {"sink gone": 0.02, "create refused": 0.1, "connection refused": 0
 STORM_SECONDS: Final = 100.0
 CALM_SECONDS: Final = 1_500.0
 LOOK_SECONDS: Final = 10.0
+IDLE_SECONDS: Final = 60.0
+MOST_IDLE_STEPS: Final = 3_000
 # On a disk in memory: what a real disk does is not simulated by waiting for one.
 FORMATTER: Final = logging.Formatter()
 MEMORY: Final = Path("/dev/shm")
@@ -115,6 +117,11 @@ async def _lived(world: World, disk: Disk, deployment: Deployment, log: list[str
                 await operators.resume_sinks()
     if (unfinished := oracle.at_rest()) is not None:
         violations.append(Violation("stuck", unfinished))
+    else:
+        steps = world.loop.steps
+        await asyncio.sleep(IDLE_SECONDS)
+        if (steps := world.loop.steps - steps) > MOST_IDLE_STEPS:
+            violations.append(Violation("busy at rest", f"{steps} steps within {IDLE_SECONDS:.0f} s"))
     for task in (*orders, *others):
         if task.done() and (error := task.exception()) is not None:
             raise error

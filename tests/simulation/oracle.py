@@ -19,6 +19,7 @@ from tests.simulation.world import World
 
 TRUTH: Final = {"succeed": "succeeded", "failed": "failed"}
 CALLBACK_TOKEN: Final = re.compile(r"/callbacks/kling/[A-Za-z0-9_-]{20,}")
+RESULT: Final = re.compile(r"results\.example/(\w+)\.png")
 WINDOW_SECONDS: Final = 60.0
 # A deadline that a wrong clock set may be hours away.
 OPEN_ROWS: Final = (
@@ -72,11 +73,22 @@ class Oracle:
         made, rows = self._made(), self._tasks()
         for order in self.clients.orders:
             found += self._about_order(order, made[order.prompt], rows)
+        found += self._about_results(rows)
         found += about_events(self.deployment, self.operators)
         found += about_client_callbacks(self.deployment, self.clients.orders, rows)
         found += self._about_budget()
         found += self._about_secrets(log)
         return found
+
+    def _about_results(self, rows: dict[str, dict[str, Any]]) -> Iterator[Violation]:
+        """Judge all rows, also those that no order knows: each result belongs to one row only."""
+        holders = defaultdict[str, list[str]](list)
+        for row in rows.values():
+            for result in set(RESULT.findall(row["facts"])):
+                holders[result].append(f"{row['id']} of {row['client']}")
+        for result, found in holders.items():
+            if len(found) > 1:
+                yield Violation("one result in two rows", f"{result}: {found}")
 
     def _about_order(self, order: Order, made: list[Made], rows: dict[str, dict[str, Any]]) -> Iterator[Violation]:
         name = f"order {order.number} ({order.style}, {order.naming}, {order.task_id}, answers {order.answers})"
@@ -152,7 +164,7 @@ class Oracle:
             return made
         if row is None:
             return made[:1]
-        own = [task for task in made if task.id == row["provider_task_id"]]
+        own = [task for task in made if task.id == row["provider_task_id"] or f"{task.id}.png" in row["facts"]]
         return own or [task for task in made if task.external_id == row["sent_external_id"]][:1]
 
     def _may_be_wrong(self, made: Made, row: dict[str, Any]) -> bool:
@@ -169,7 +181,13 @@ class Oracle:
         return self.deployment.provider.renames and row["provider_task_id"] is None
 
     def _may_stay_open(self, order: Order, row: dict[str, Any]) -> bool:
-        """Return whether Homing cannot know: a gateway without lookups lost the reply and the callbacks."""
+        """Return whether Homing cannot know.
+
+        Either a gateway without lookups lost the reply and the callbacks, or all callbacks of a task are lost that its
+        client expected without any ID.
+        """
+        if order.style == "expect" and order.naming == "none" and row["provider_task_id"] is None:
+            return True
         return self.deployment.provider.renames and row["status"] == "expired" and order.style != "adopt"
 
     def _about_budget(self) -> Iterator[Violation]:
