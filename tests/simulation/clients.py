@@ -108,12 +108,12 @@ class Clients:
         sent = json.dumps(body).encode()
         for _ in range(TRIES):
             about = f"order {order.number}"
-            patience = (
+            hang_up_after = (
                 world.between(f"patience {about}", 0.05, 8.0) if world.strikes("client hangs up", about) else None
             )
             twice = order.naming != "none" and world.strikes("client repeats", about)
             sent_at = world.loop.time()
-            tries = [self._ask(order, "POST", CREATE, sent, patience, headers) for _ in range(2 if twice else 1)]
+            tries = [self._ask(order, "POST", CREATE, sent, hang_up_after, headers) for _ in range(2 if twice else 1)]
             answers = await asyncio.gather(*tries)
             for answer in answers:
                 self._note_answer(order, answer, sent_at)
@@ -213,7 +213,7 @@ class Clients:
             return False
         url = f"/v1/tasks/{order.task_id}"
         other_client = next(name for name in CLIENTS if name != order.client)
-        while not world.calm:
+        while not world.faultless:
             answer = await self._ask(order, "GET", url)
             if answer is not None and answer.status == 200 and answer.json()["status"] in FINAL:
                 return False

@@ -73,10 +73,10 @@ class Deployment:
         if self.process is not None:
             await self.process.stop()
 
-    def bury(self) -> None:
+    def discard(self) -> None:
         """Destroy what the processes of this history left behind, once nothing runs any more."""
         for process in self._past:
-            process.life.bury()
+            process.life.discard()
 
     async def _restart(self) -> None:
         await asyncio.sleep(self.world.between("restart", *RESTART_SECONDS))

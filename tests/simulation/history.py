@@ -1,4 +1,4 @@
-"""One history from one seed: orders, faults, incidents and interventions; then calm, in which all must finish."""
+"""One history from one seed: orders, faults, incidents and interventions. Then nothing fails, and all must finish."""
 
 import asyncio
 import gc
@@ -40,7 +40,7 @@ RATES: Final = (0.0, 0.0, 0.02, 0.05, 0.1, 0.3, 0.6)
 # These leave too little to work with if they strike often.
 RARE: Final = {"sink gone": 0.02, "create refused": 0.1, "connection refused": 0.3, "never created, no reply": 0.3}
 STORM_SECONDS: Final = 100.0
-CALM_SECONDS: Final = 1_500.0
+FAULTLESS_SECONDS: Final = 1_500.0
 LOOK_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 60.0
 MOST_IDLE_STEPS: Final = 3_000
@@ -100,13 +100,13 @@ async def _lived(world: World, disk: Disk, deployment: Deployment, log: list[str
     await asyncio.sleep(STORM_SECONDS)
     if others:
         await asyncio.wait(others)
-    world.calm, world.clock_offset = True, type(world.clock_offset)()
-    world.note("calm")
-    deployment.provider.calm_down()
+    world.faultless, world.clock_offset = True, type(world.clock_offset)()
+    world.note("no more faults")
+    deployment.provider.end_faults()
     deployment.destinations.down_until.clear()
     violations: list[Violation] = []
     with suppress(TimeoutError):
-        async with asyncio.timeout(CALM_SECONDS):
+        async with asyncio.timeout(FAULTLESS_SECONDS):
             await asyncio.wait(orders)
             for sink in (*SINKS, "callbacks"):
                 await operators.insist("POST", "/v1/replay", {"sink": sink, "dead_letter": True, "dry_run": False})
@@ -152,7 +152,7 @@ def _own_loop(world: World) -> Iterator[list[Deployment]]:
         world.loop.forget()
         sys.unraisablehook = lambda _unraisable: None
         for deployment in deployments:
-            deployment.bury()
+            deployment.discard()
         world.loop.close()
         sys.unraisablehook = hook
         if enabled:

@@ -37,7 +37,7 @@ class InlineWorkers:
     def shutdown(self) -> None:
         """Run what is queued."""
         while self._queue:
-            self._queue.popleft().run(patient=False)
+            self._queue.popleft().run(may_wait=False)
 
     def _start_next(self) -> None:
         if self._free and self._queue:
@@ -48,7 +48,7 @@ class InlineWorkers:
 
     def _turn(self, began: float) -> None:
         loop = asyncio.get_running_loop()
-        if self._queue and not self._queue[0].run(patient=loop.time() - began < BUSY_SECONDS):
+        if self._queue and not self._queue[0].run(may_wait=loop.time() - began < BUSY_SECONDS):
             # SQLite waits for a lock in its thread. It looks again after a moment.
             loop.call_later(LOCK_PAUSE_SECONDS, self._turn, began)
             return
@@ -63,14 +63,14 @@ class _Work:
     work: Callable[[], Any]
     answer: asyncio.Future[Any]
 
-    def run(self, *, patient: bool) -> bool:
+    def run(self, *, may_wait: bool) -> bool:
         """Run the work and give its answer; False if it met a lock, and has time to wait for it."""
         if self.answer.done():
             return True
         try:
             result = self.work()
         except StoreUnavailable as error:
-            if patient and "locked" in error.detail:
+            if may_wait and "locked" in error.detail:
                 return False
             self._fail(error)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the awaiting side gets it

@@ -58,7 +58,7 @@ class Provider:
     def refuse_credential(self, seconds: float) -> None:
         self._refusing_until = self.world.loop.time() + seconds
 
-    def calm_down(self) -> None:
+    def end_faults(self) -> None:
         self._down_until = self._refusing_until = 0.0
 
     @property

@@ -39,7 +39,7 @@ class Life:
             if not connection.done():
                 connection.set_exception(ConnectionResetError("the process was killed"))
 
-    def bury(self) -> None:
+    def discard(self) -> None:
         """Destroy what is left of the process, unseen: its coroutines end wherever they were suspended."""
         for task in self.tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]

@@ -58,7 +58,7 @@ class World:
     # How far the wall clock was set.
     clock_offset: timedelta = timedelta()
     # After this moment of the loop nothing fails any more.
-    calm: bool = False
+    faultless: bool = False
     faults: Counter[str] = field(default_factory=Counter)
     trace: list[str] = field(default_factory=list)
     # Answers with status 500, and processes that ended by themselves.
@@ -101,7 +101,7 @@ class World:
 
     def strikes(self, fault: str, about: str) -> bool:
         """Return whether a fault happens now; count it and note it in the trace."""
-        if self.calm or self.chance(f"{fault} {about}") >= self.plan.rates.get(fault, 0.0):
+        if self.faultless or self.chance(f"{fault} {about}") >= self.plan.rates.get(fault, 0.0):
             return False
         self.note_fault(fault, about)
         return True
