@@ -282,7 +282,7 @@ class Resolve(msgspec.Struct, frozen=True, kw_only=True):
         )
         transition = lifecycle.advance(task, observation, threshold=rules.threshold)
         if transition.task.status is not status:
-            raise Conflict(f"the task is {task.status.value}, which the provider proved: {status.value} cannot undo it")
+            raise Conflict(f"the task is {task.status.value}. It cannot become {status.value}")
         after = replanned(transition.task, now=now, rules=rules, lifetime=self.lifetime)
         if status is Status.REJECTED:
             after = replace(after, released=True)
