@@ -106,23 +106,17 @@ async def _lived(world: World, disk: Disk, deployment: Deployment, log: list[str
     deployment.provider.end_faults()
     deployment.destinations.down_until.clear()
     violations: list[Violation] = []
+    idle_steps = 0
     with suppress(TimeoutError):
         async with asyncio.timeout(FAULTLESS_SECONDS):
             await asyncio.wait(orders)
             for sink in (*SINKS, "callbacks"):
                 await operators.insist("POST", "/v1/replay", {"sink": sink, "dead_letter": True, "dry_run": False})
-            await operators.resume_sinks()
-            while oracle.at_rest() is not None:
-                # Resume again: an endpoint may have answered 410 a while before that is recorded.
-                await asyncio.sleep(LOOK_SECONDS)
-                await operators.resume_sinks()
+            idle_steps = await _idle_steps(world, oracle, operators)
     if (unfinished := oracle.at_rest()) is not None:
         violations.append(Violation("stuck", unfinished))
-    else:
-        steps = world.loop.steps
-        await asyncio.sleep(IDLE_SECONDS)
-        if (steps := world.loop.steps - steps) > MOST_IDLE_STEPS:
-            violations.append(Violation("busy at rest", f"{steps} steps within {IDLE_SECONDS:.0f} s"))
+    if idle_steps > MOST_IDLE_STEPS:
+        violations.append(Violation("busy at rest", f"{idle_steps} steps within {IDLE_SECONDS:.0f} s"))
     for task in (*orders, *others):
         if task.done() and (error := task.exception()) is not None:
             raise error
@@ -137,6 +131,21 @@ async def _lived(world: World, disk: Disk, deployment: Deployment, log: list[str
         steps=world.loop.steps,
         trace=tuple(world.trace),
     )
+
+
+async def _idle_steps(world: World, oracle: Oracle, operators: Operators) -> int:
+    """Wait until everything is at rest and stays so for ``IDLE_SECONDS``. Return the steps of that time."""
+    while True:
+        await operators.resume_sinks()
+        while oracle.at_rest() is not None:
+            # Resume again: an endpoint may have answered 410 a while before that is recorded.
+            await asyncio.sleep(LOOK_SECONDS)
+            await operators.resume_sinks()
+        steps = world.loop.steps
+        await asyncio.sleep(IDLE_SECONDS)
+        # Homing may have submitted a task again in between.
+        if oracle.at_rest() is None:
+            return world.loop.steps - steps
 
 
 @contextmanager
