@@ -15,7 +15,7 @@
     │   ├── WrongMediaType        415
     │   ├── TooMany               429  carries ``retry_after``
     │   └── Refused               the provider refused a submit and made no task; carries its answer
-    └── ServiceError                  Homing's problem: nothing was lost, and a later attempt may succeed
+    └── ServiceError              Homing's problem: nothing was lost, and a later attempt may succeed
         ├── SettingsError         exit status 2: the settings contradict each other
         ├── StoreUnavailable      503  Homing acknowledges nothing that it cannot commit
         ├── Overloaded            503  a bound was reached

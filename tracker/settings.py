@@ -261,7 +261,7 @@ def check_settings(environ: Mapping[str, str] | None = None, env_file: str | Pat
             settings = Settings.model_validate({name: given[name] for name in given if name not in left_out})
         except ValidationError as error:
             for found in error.errors(include_input=False, include_url=False):
-                fault = _contradiction(found["loc"], found.get("ctx", {}).get("error"))
+                fault = _invalid_setting(found["loc"], found.get("ctx", {}).get("error"))
                 # A contradiction with a setting that was left out says nothing about this setting.
                 if left_out.isdisjoint(fault.fields | fault.given):
                     errors.append(str(fault))
@@ -313,7 +313,7 @@ def _fields(variables: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in named.items() if name in Settings.model_fields}
 
 
-def _contradiction(location: Sequence[int | str], cause: object) -> InvalidSetting:
+def _invalid_setting(location: Sequence[int | str], cause: object) -> InvalidSetting:
     """Return an error of pydantic in Homing's words. A message of pydantic might quote a secret."""
     if isinstance(cause, InvalidSetting):
         return cause

@@ -148,6 +148,29 @@ async def test_repeat_after_refusal_keeps_external_id(tmp_path: Path, kling_sand
     assert [task["external_id"] for task in kling_sandbox.ledger["tasks"]] == [sent[-1][1]]
 
 
+async def test_refusal_after_resolution_keeps_external_id(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    """A resolution by hand changes the ID once. A refusal after it does not change it again."""
+    sent: list[str] = []
+
+    async def script(request: Request) -> Answer | None:
+        if request.creates and len(sent) == 1:
+            return refusal(429, 1303, "full")
+        return await request.forward() if sent else refusal(503, 5001)
+
+    async with (
+        provider_proxy(kling_sandbox.base_url, script) as line,
+        homing_server(tmp_path, line.base_url, callbacks=False, loops=False) as homing,
+    ):
+        await homing.create(external_task_id="order-7")
+        first = await homing.task("order-7")
+        await homing.tracker.resolve(ANYBODY, first.id, status=Status.REJECTED)
+        sent.append(first.sent_external_id or "")
+        assert (await homing.create(external_task_id="order-7")).status_code == 429
+        sent.append((await homing.task("order-7")).sent_external_id or "")
+        sent.append((await homing.task(await homing.created(external_task_id="order-7"))).sent_external_id or "")
+    assert sent[0] != sent[1] == sent[2]
+
+
 @pytest.mark.parametrize(
     "first", [refusal(401, 1002, "no"), refusal(429, 1303, "full"), refusal(400, 1301, "no")], ids=["key", "busy", "no"]
 )

@@ -29,13 +29,15 @@ def main() -> int:
         "--covered",
         type=int,
         default=COVERED,
-        help="Measure in how many histories what they cover, which is slow (20).",
+        help="The number of histories whose coverage is measured (20). Measuring is slow.",
     )
     parser.add_argument("--trace", action="store_true", help="Print the trace of each history.")
     parser.add_argument("--no-shrink", action="store_true", help="Do not shorten the history that fails.")
     arguments = parser.parse_args()
     if arguments.seeds < 1:
         parser.error("--seeds must be at least 1")
+    if arguments.covered < 0:
+        parser.error("--covered must not be negative")
     first = time.time_ns() // 1_000_000_000 if arguments.first is None else arguments.first
     seeds, coverage = range(first, first + arguments.seeds), Coverage(data_file=None, branch=True, source=[str(RULES)])
     began, ended = time.perf_counter(), list[Ended]()

@@ -84,7 +84,7 @@ class Oracle:
         """Judge all rows, also those that no order knows: each result belongs to one row only."""
         holders = defaultdict[str, list[str]](list)
         for row in rows.values():
-            for result in set(RESULT.findall(row["facts"])):
+            for result in sorted(set(RESULT.findall(row["facts"]))):
                 holders[result].append(f"{row['id']} of {row['client']}")
         for result, found in holders.items():
             if len(found) > 1:

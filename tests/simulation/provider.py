@@ -154,7 +154,7 @@ class Provider:
         return self._unreadable(reply) if world.strikes("unreadable reply", name) else reply
 
     def _refusal(self, name: str, body: dict[str, Any]) -> Reply | None:
-        # That the ID is checked before the content is an assumption.
+        # Assumption: the provider checks the ID before the content.
         external_id = body.get("external_task_id")
         if external_id in self.by_external and not self.renames:
             return reply_of(400, 1201, f"External_task_id {external_id} already exists")

@@ -240,6 +240,17 @@ async def serving(url: str, folder: Path, shop: ScriptedSink) -> AsyncIterator[P
         yield here
 
 
+async def test_first_start_counts_events_from_one(url: str, tmp_path: Path, shop: ScriptedSink) -> None:
+    numbers = []
+    for version in (2, 3):
+        async with serving(url, tmp_path, shop) as here:
+            await happen(here.tracker.store, Status.SUBMITTED, 1, version=version)
+            numbers.append(await here.tracker.store.events.latest())
+
+    assert numbers[0] == 1
+    assert numbers[1] > 1 << 44
+
+
 @pytest.mark.parametrize("has_events", [True, False], ids=["used", "without-events"])
 async def test_database_restored_offline_reuses_no_id(
     url: str, tmp_path: Path, shop: ScriptedSink, backup: Callable[[], Restore], *, has_events: bool

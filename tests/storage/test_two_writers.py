@@ -246,8 +246,8 @@ async def test_same_key_with_another_body_is_refused(
 async def test_same_expected_task_at_both_is_recorded_once(
     replicas: tuple[Tracker, Tracker, FakeKling], other: ClientIdentity
 ) -> None:
-    callers = zip(replicas[:2], (ANYBODY, other), strict=True)
-    calls = [partial(each.expect, client, provider="kling", kind=KIND) for each, client in callers]
+    clients = zip(replicas[:2], (ANYBODY, other), strict=True)
+    calls = [partial(each.expect, client, provider="kling", kind=KIND) for each, client in clients]
     for n in range(ROUNDS):
         found = await at_once(*(call(external_id=f"x-{n}") for call in calls))
         assert {type(each) for each in found} == {Expected, Conflict}, found

@@ -37,7 +37,7 @@ def entry(entry: HistoryEntry, *, with_body: bool) -> schemas.EntryShown:
         id=entry.id,
         at=entry.at,
         source=entry.source,
-        trust=event.TRUST_NAMES[entry.trust],
+        trust=event.PUBLISHED_TRUSTS[entry.trust],
         verdict=entry.verdict,
         why=entry.why,
         provider_status=entry.provider_status,

@@ -100,7 +100,7 @@ class Discovery:
         await self._settle(orphan, state="orphan" if done else "waiting", why=why)
 
     async def discover(self, provider: str, kind: str, *, client: ClientIdentity = DISCOVERER) -> Discovered:
-        """Read the provider's list and adopt tasks without a row for ``caller``.
+        """Read the provider's list and adopt tasks without a row for ``client``.
 
         A listed task without an external ID may belong to an unresolved submission. The list cannot verify that, so
         Homing leaves it to the operator.
@@ -140,7 +140,8 @@ class Discovery:
         if await self._is_deleted(account, report.provider_task_id):
             result.deleted += 1
             return
-        own = next((task for task in unresolved if report.external_id == task.sent_external_id), None)
+        ours = report.external_id
+        own = next((task for task in unresolved if ours is not None and ours == task.sent_external_id), None)
         if own is not None:
             await self._poller.record(Poll(task=own, account=account, at=self._clock()), found)
             result.settled += 1

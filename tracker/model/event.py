@@ -40,10 +40,11 @@ STRUCTURED_TYPE: Final = "application/cloudevents+json"
 # The source of events if none is configured. CloudEvents require a source.
 NO_SOURCE: Final = "urn:homing"
 TrustName = Literal["unverified", "token", "signed", "provider"]
-TRUST_NAMES: Final[Mapping[Trust, TrustName]] = MappingProxyType(
+PUBLISHED_TRUSTS: Final[Mapping[Trust, TrustName]] = MappingProxyType(
     {Trust.UNVERIFIED: "unverified", Trust.TOKEN: "token", Trust.SIGNED: "signed", Trust.PROVIDER: "provider"}
 )
-# 2020-01-01 UTC in Unix milliseconds. A range of event numbers begins at the milliseconds since then, shifted by BITS.
+# 2020-01-01 UTC in Unix milliseconds. A range of event numbers begins at the milliseconds since then, shifted by
+# RANGE_SHIFT.
 RANGE_EPOCH_MILLISECONDS: Final = 1_577_836_800_000
 # 4,096 numbers per millisecond, so no range reaches a range that begins later.
 RANGE_SHIFT: Final = 12
@@ -194,7 +195,7 @@ def task_data(task: Task) -> dict[str, Any]:
     """Return a task as everybody is shown it; times are datetimes still."""
     source = None
     if task.status_source is not None and task.status_trust is not None:
-        source = {"source": task.status_source.value, "trust": TRUST_NAMES[task.status_trust]}
+        source = {"source": task.status_source.value, "trust": PUBLISHED_TRUSTS[task.status_trust]}
     return {
         "id": task.id,
         "provider": task.provider,

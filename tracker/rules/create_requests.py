@@ -91,7 +91,8 @@ class RecordSubmission(msgspec.Struct, frozen=True, kw_only=True):
         fresh = SubmitDecision(task=task, send=True)
         if not self.sendable:
             return Change(result=fresh)
-        # From now on a task with this ID is the new row's. A poll of the refused row must not find it.
+        # A task with this ID belongs to the new row from now on. A poll of the refused row must not find it. If the
+        # refused submission made a task after all, its callbacks raise an alarm, and polls of the new row find it.
         refused = () if holder is None else (replace(holder, sent_external_id=None),)
         return Change(result=fresh, task=task, others=refused, submission=self.body)
 

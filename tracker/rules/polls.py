@@ -53,8 +53,8 @@ UNDECIDED: Final = (
 class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one poll: the provider's ``observation``, or ``why`` there is none.
 
-    ``reply_to`` says which ID the poll used. ``sent`` is false if Homing sent no request. It is ``pointless`` if the
-    task has no ID to poll by. ``again_at`` overrides the schedule. ``denial`` is a not-found answer for an unresolved
+    ``reply_to`` says which ID the poll used. ``sent`` is false if Homing sent no request. ``again_at`` overrides the
+    schedule. ``denial`` is a not-found answer for an unresolved
     submission. ``forget`` drops a candidate ID without a task. ``failure`` goes to the history. ``seen`` holds the
     observed capabilities of the provider's URL.
     """
@@ -67,7 +67,6 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     alarm: Alarm | None = None
     failure: Failure | None = None
     sent: bool = True
-    pointless: bool = False
     forget: bool = False
     seen: tuple[Seen, ...] = ()
 
@@ -170,7 +169,7 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         change = self._closed(after, Verdict.CONFIRMED, result.why, answered=False)
         planned = change.task
         if planned is not None and planned.next_poll_at is not None and not under_way(task, now, policy):
-            planned = replace(planned, next_poll_at=self._overridden(planned, planned.next_poll_at))
+            planned = replace(planned, next_poll_at=self._overridden(task, planned, planned.next_poll_at))
             change = structs.replace(change, task=planned, result=(planned, *change.result[1:]))
         entries, alarms = change.entries, change.alarms
         if result.failure is not None:
@@ -179,17 +178,19 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
             alarms = (*alarms, _alarm(result.alarm, task, now, result.why))
         return structs.replace(change, entries=entries, alarms=alarms, seen=result.seen)
 
-    def _overridden(self, planned: Task, planned_at: datetime) -> datetime | None:
-        """Return when to poll again if the result of this poll decides that, else ``planned_at``."""
+    def _overridden(self, task: Task, planned: Task, planned_at: datetime) -> datetime | None:
+        """Return when to poll again if the row or the result decides that, else ``planned_at``."""
         again_at = self.result.again_at
-        if self.result.pointless:
-            # Only the deadline is left to wait for. A conflict ends after its own time.
-            if facts.in_conflict(planned):
-                return planned_at
+        if facts.in_conflict(planned):
+            # A conflict ends after its own time.
+            return planned_at if again_at is None else min(again_at, self.now + self.rules.policy.conflict_gap)
+        if is_nameless(planned):
+            # Only the deadline is left to wait for.
             return None if planned.status in SETTLED else planned.deadline_at
-        if again_at is None:
-            return planned_at
-        return min(again_at, self.now + self.rules.policy.conflict_gap) if facts.in_conflict(planned) else again_at
+        if not self.result.sent and is_nameless(self.polled):
+            # An ID came while this poll was waiting.
+            return task.next_poll_at or planned_at
+        return again_at or planned_at
 
     def _closed(self, task: Task, verdict: Verdict, why: str, *, answered: bool) -> Change[tuple[Task, Verdict, str]]:
         """Count the poll, release the lease, expire the task if its deadline has passed, and plan the next poll."""
@@ -294,6 +295,11 @@ class Resolve(msgspec.Struct, frozen=True, kw_only=True):
             events=transition.events,
             drop_submission=status is Status.REJECTED,
         )
+
+
+def is_nameless(task: Task) -> bool:
+    """Return whether there is no ID to poll the task by."""
+    return (task.provider_task_id, task.sent_external_id, task.candidate_id) == (None, None, None)
 
 
 def under_way(task: Task, now: datetime, policy: Policy) -> bool:

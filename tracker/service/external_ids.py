@@ -49,8 +49,8 @@ class ExternalIds:
     async def next_generation(self, task: Task, generation: int) -> int:
         """Return a generation from ``generation`` on. No row has its external ID, and no deleted row had it.
 
-        Generations are used in sequence, so the search doubles its steps. A name that was refused ten thousand times
-        costs a few dozen IDs.
+        Generations are used in sequence, so the search doubles its steps. A name that was used ten thousand times costs
+        a few dozen IDs.
         """
         used, step = generation - 1, 1
         while await self._is_used(task, generation):

@@ -168,7 +168,10 @@ class Poller:
             return False
         if task.unproven_id_from is IdSource.OWNER:
             return True
-        return task.sent_external_id is None or not await self.lookups.proven(account, task.kind)
+        if task.sent_external_id is None:
+            # A refused submission has given its external ID away. A callback cannot bring it back.
+            return task.attempts == 0
+        return not await self.lookups.proven(account, task.kind)
 
     async def _record_own(self, poll: Poll, outcome: PollOutcome | None) -> PollAnswer:
         """Record the outcome of a poll by the task's own ID, None if it has none."""
@@ -178,7 +181,7 @@ class Poller:
                 poll if task.provider_task_id is not None else _by_external_id(poll, outcome), outcome
             )
         why = "there is no ID to poll by: waiting for its callback, or for its ID at the provider"
-        unanswered = PollResult(why=why, pointless=True, sent=poll.forget, forget=poll.forget)
+        unanswered = PollResult(why=why, sent=poll.forget, forget=poll.forget)
         return await self._record(poll, unanswered)
 
     async def look_up(self, task: Task, account: Account, *, within: timedelta) -> PollAnswer | None:

@@ -27,6 +27,12 @@ OVER: Final = sorted(status.value for status in SETTLED)
 HOUR: Final = timedelta(hours=1)
 
 Place = tuple[datetime, str]
+# The same condition as ``rules.create_requests.made_nothing``.
+MADE_NOTHING: Final = and_(
+    TASKS.c.status == Status.REJECTED.value,
+    TASKS.c.status_source.is_distinct_from(Source.OPERATOR.value),
+    TASKS.c.duplicate_at.is_(None),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +114,7 @@ def _delete_alarm_events(connection: Connection, *, until: datetime, delivered: 
 def _delete_tasks(connection: Connection, ids: Sequence[str], now: datetime, delivered: int) -> int:
     column = TASKS.c
     found = select(column.id, column.provider, column.account, column.provider_task_id, column.sent_external_id)
-    # The rule ``made_nothing`` in SQL.
-    unused = and_(
-        column.status == Status.REJECTED.value,
-        column.status_source != Source.OPERATOR.value,
-        column.duplicate_at.is_(None),
-    )
-    found = found.add_columns(column.attempts, unused.label("unused"))
+    found = found.add_columns(column.attempts, MADE_NOTHING.label("unused"))
     found = found.where(column.id.in_(ids), deletable(delivered, now)).with_for_update(skip_locked=True)
     gone = connection.execute(found).all()
     if not gone:

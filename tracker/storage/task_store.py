@@ -12,7 +12,7 @@ from tracker.model.task import Status, Task
 from tracker.storage import rows
 from tracker.storage.engine.plans import aside
 from tracker.storage.engine.table_store import TableStore, read_transaction
-from tracker.storage.retention_store import deleted_task
+from tracker.storage.retention_store import MADE_NOTHING, deleted_task
 from tracker.storage.tables import OBSERVATIONS, SUBMISSIONS, TASKS
 
 HISTORY_LIMIT: Final = 1000
@@ -85,18 +85,27 @@ class TaskStore(TableStore):
         column = TASKS.c
         found: list[str] = []
         for status in ACCEPTED:
-            newest = select(column.id, column.account, column.provider_task_id, column.attempts)
+            newest = select(
+                column.id, column.account, column.provider_task_id, column.sent_external_id, column.attempts
+            )
             newest = newest.where(column.provider == provider, column.kind == kind, column.status == status)
             looked_at = connection.execute(newest.order_by(column.id.desc()).limit(NEWEST_ACCEPTED))
-            found += [row.id for row in looked_at if row.account == account and row.provider_task_id and row.attempts]
+            found += [
+                row.id
+                for row in looked_at
+                if row.account == account and row.provider_task_id and row.sent_external_id and row.attempts
+            ]
         return _first(connection, select(TASKS).where(column.id == max(found))) if found else None
 
     @read_transaction
     def sent_id_used(self, connection: Connection, provider: str, account: str, external_id: str) -> bool:
-        """Return whether a row of the account has an external ID, or had it before it was deleted."""
+        """Return whether a row of the account has used an external ID, or had used it before it was deleted.
+
+        A refused row has not used it: the next submission takes it over.
+        """
         column = TASKS.c
         named = and_(column.provider == provider, column.account == account, column.sent_external_id == external_id)
-        if connection.execute(select(column.id).where(named).limit(1)).first() is not None:
+        if connection.execute(select(column.id).where(named, ~MADE_NOTHING).limit(1)).first() is not None:
             return True
         return deleted_task(connection, provider, account, external_id) is not None
 

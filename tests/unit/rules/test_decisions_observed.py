@@ -28,7 +28,7 @@ from tracker.model.records import Arrived
 from tracker.model.task import Alarm, Flaw, Observation, Report, Status, Task, Trust, Verdict
 from tracker.rules.callbacks import UNSIGNED_ENTRIES, RecordCallback
 from tracker.rules.identity import ReplyTo
-from tracker.rules.polls import Resolve
+from tracker.rules.polls import PollResult, RecordPoll, Resolve
 from tracker.rules.submits import RecordRefused
 
 
@@ -38,6 +38,19 @@ def resolve(task: Task, status: Status) -> Change[Task]:
 
 
 # ---- polls and manual resolutions
+
+
+@pytest.mark.parametrize("status", [Status.PENDING, Status.EXPIRED])
+def test_id_that_came_during_poll_is_polled_next(status: Status) -> None:
+    polled_row = a_task(status=status, sent_external_id=None, deadline_at=LATE)
+    known = Known([replace(polled_row, candidate_id=THEIR_ID, next_poll_at=NOW)])
+    nothing = PollResult(why="there is no ID", sent=False)
+    poll = RecordPoll(polled=polled_row, result=nothing, now=NOW, lifetime=LIFETIME, rules=RULES)
+
+    after = poll.decide(known).task
+
+    assert after is not None
+    assert after.next_poll_at == NOW
 
 
 def test_unchanged_poll_adds_no_history() -> None:

@@ -1,7 +1,7 @@
 """Decide which client sent a request to the gateway or the API, from its headers.
 
 A client sends a key, ``Authorization: Bearer KEY``, or the provider's HS256 JWT, signed with an access key and its
-secret. Keys are always required. The peer's address proves nothing: a proxy on this machine looks like a local user.
+secret. Keys are always required. The peer's address verifies nothing: a proxy on this machine looks like a local user.
 
 Wrong keys are limited and logged per peer. A correct key is always admitted: behind a proxy all clients share one
 address, and the wrong keys of one must not lock out the others. The limit makes wrong keys cheap, gives a misconfigured

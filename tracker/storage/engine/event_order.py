@@ -34,23 +34,25 @@ OTHER_TABLE: Final = "22012"
 LOCK_ORDER: Final = text(f"SELECT pg_advisory_xact_lock(:order # {bulk.SALT})")
 WENT_BACK: Final = "event numbers went back"
 SEQUENCE: Final = "events_id_seq"
-# Both use the clock of the database. The first start of a new database changes no number. It leaves a mark, so that a
-# backup without any event is known as one.
-SQLITE_MARK: Final = text(
+# The first start of a new database changes no number. It leaves a mark, so that a backup without any event is known as
+# one. Both databases use their own clock.
+MARK: Final = text("INSERT INTO counters (name, value) VALUES ('served', 1) ON CONFLICT DO NOTHING")
+WAS_SERVED: Final = "EXISTS (SELECT 1 FROM counters WHERE name = 'served')"
+# The row is missing where no event ever got a number.
+SQLITE_ROW: Final = text(
     "INSERT INTO sqlite_sequence (name, seq) SELECT 'events', 0 "
     "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'events')"
 )
 SQLITE_CONTINUE: Final = text(
     "UPDATE sqlite_sequence SET seq = max(seq, :highest, "  # noqa: S608 - numbers of Homing's own
     f"(CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - {RANGE_EPOCH_MILLISECONDS}) << {RANGE_SHIFT}) "
-    "WHERE name = 'events'"
+    f"WHERE name = 'events' AND (seq > 0 OR :highest > 0 OR {WAS_SERVED})"
 )
-POSTGRES_MARK: Final = "INSERT INTO counters (name, value) VALUES ('served', 1) ON CONFLICT DO NOTHING"
 POSTGRES_CONTINUE: Final = (
     f"SELECT setval('{SEQUENCE}', greatest(last, {{highest}}, "  # noqa: S608 - the same; NULL is never the greatest
     f"((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {RANGE_EPOCH_MILLISECONDS}) << {RANGE_SHIFT})) "
     f"FROM (SELECT pg_sequence_last_value('{SEQUENCE}') AS last) AS given "
-    "WHERE last IS NOT NULL OR EXISTS (SELECT 1 FROM counters WHERE name = 'served')"
+    f"WHERE last IS NOT NULL OR {{highest}} > 0 OR {WAS_SERVED}"
 )
 SQLITE_GIVEN: Final = text("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
 POSTGRES_GIVEN: Final = text(f"SELECT pg_sequence_last_value('{SEQUENCE}')")
@@ -132,10 +134,10 @@ def continue_numbers(connection: Connection, *, highest: int = 0) -> None:
     if is_shared(connection):
         lock_order(connection)
         connection.execute(text(POSTGRES_CONTINUE.format(highest=highest)))
-        connection.execute(text(POSTGRES_MARK))
     else:
+        connection.execute(SQLITE_ROW)
         connection.execute(SQLITE_CONTINUE, {"highest": highest})
-        connection.execute(SQLITE_MARK)
+    connection.execute(MARK)
 
 
 def highest_number(connection: Connection) -> int:
