@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine.base import RootTransaction
 
+from tests.simulation.faulty_sqlite import Disk, faulty_sqlite
 from tests.support.builders import Deciding, a_task, writing
 from tests.support.databases import sqlite_url
+from tracker.errors import CommitUnknown
 from tracker.model.changes import Change, Known, Work
+from tracker.model.clock import utc_now
 from tracker.storage.engine.sqlite import SLOW
 from tracker.storage.store import Store
 
@@ -27,6 +30,20 @@ async def opened(folder: Path, busy: timedelta = timedelta(seconds=20)) -> Async
         yield store
     finally:
         await store.close()
+
+
+async def test_failed_commit_may_be_committed(tmp_path: Path) -> None:
+    """The disk fails after the commit. The rows may be there, so the outcome is unknown."""
+    disk = Disk()
+    with faulty_sqlite(disk, utc_now):
+        async with opened(tmp_path) as store:
+            await store.apply([writing(a_task(1))])
+            disk.fail_after, disk.after_commit = 0, True
+
+            with pytest.raises(CommitUnknown, match="the disk failed"):
+                await store.apply([writing(a_task(2))])
+
+            assert await store.tasks.get(a_task(2).id) is not None
 
 
 def where(*, pause: float = 0.0) -> Work[str]:

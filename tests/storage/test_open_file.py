@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.builders import Deciding, a_task, writing
 from tests.support.conditions import until
-from tracker.errors import StoreUnavailable
+from tracker.errors import CommitUnknown, StoreUnavailable
 from tracker.model.changes import Change, Known
 from tracker.storage.store import Store
 
@@ -119,7 +119,8 @@ async def test_file_lost_during_a_commit_is_not_acknowledged(place: Place) -> No
         place.file.unlink()
         return work.decide(known)
 
-    with pytest.raises(StoreUnavailable, match="deleted or moved"):
+    # If the file comes back, the commit is there.
+    with pytest.raises(CommitUnknown, match="deleted or moved"):
         await place.store.apply([Deciding(keys=work.keys, decide=decide)])
 
 

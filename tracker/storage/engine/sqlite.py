@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, Transaction, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from tracker.errors import StoreUnavailable
+from tracker.errors import CommitUnknown, StoreUnavailable
 from tracker.storage.engine.bulk import Plan, play
 from tracker.storage.engine.database_file import Loss, OpenFile
 from tracker.storage.engine.event_order import Continuity
@@ -205,7 +205,8 @@ class OneWriter(Threads):
             self._drop(begun.connection)
             if (unavailable := self.unavailable(error)) is None:
                 raise
-            raise unavailable from error
+            # A commit that failed may be in the file all the same.
+            raise CommitUnknown(unavailable.detail) from error
         except BaseException:
             # For example, the memory was too small. The state of the transaction is unknown.
             self._undo(begun, keep=False)
@@ -231,8 +232,11 @@ class OneWriter(Threads):
             self._file.forget_log()
 
     def _committed(self) -> None:
-        """Raise StoreUnavailable if the next start would not find this commit."""
-        self._check_file(self._file.lost())
+        """Raise CommitUnknown if the next start would not find this commit. It is there if the file comes back."""
+        try:
+            self._check_file(self._file.lost())
+        except StoreUnavailable as error:
+            raise CommitUnknown(error.detail) from None
 
     def _check_file(self, loss: Loss | None) -> None:
         """Raise StoreUnavailable if the file or its log was lost. First move the content of the log to the open file.
