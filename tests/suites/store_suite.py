@@ -240,6 +240,16 @@ class StoreWrites:
         rest = await store.due_tasks.acquire(now=NOW, limit=10, owner="me", lease=LEASE)
         assert [task.id for task in [*first, *rest]] == [a_task(n).id for n in (5, 4, 3, 2, 1)]
 
+    async def test_poll_lease_of_expected_task_is_released(self, store: Store) -> None:
+        """Homing never submits the task, so no submission of it can be in progress."""
+        task = a_task(attempts=0, attempt_deadline_at=None, next_poll_at=NOW)
+        await store.apply([writing(task)])
+        assert len(await store.due_tasks.acquire(now=NOW, limit=1, owner="dead", lease=LEASE)) == 1
+
+        await store.due_tasks.release(owner="me", margin=timedelta())
+
+        assert len(await store.due_tasks.acquire(now=NOW, limit=1, owner="me", lease=LEASE)) == 1
+
     async def test_task_lease_blocks_others_until_it_expires(self, store: Store) -> None:
         task = a_task(next_poll_at=NOW)
         await store.apply([writing(task)])

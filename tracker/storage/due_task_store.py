@@ -104,7 +104,8 @@ def release_leases(connection: Connection, whose: ColumnElement[bool], *, margin
     """
     whose = and_(whose, TASKS.c.lease_owner.is_not(None))
     submit_ends = TASKS.c.attempt_deadline_at + margin // rows.MICROSECOND
-    pending = TASKS.c.status == Status.PENDING.value
+    # An expected task is pending too, but Homing never submits it.
+    pending = and_(TASKS.c.status == Status.PENDING.value, TASKS.c.attempt_deadline_at.is_not(None))
     looked_up = and_(whose, pending, TASKS.c.lease_until > submit_ends)
     released = 0
     for held, values in (
