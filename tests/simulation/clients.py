@@ -39,6 +39,7 @@ class Order:
     wants_callback: bool = False
     # The name that the client's own code gave the task, and the task that it made at the provider.
     expected_id: str | None = None
+    attached: bool = False
     made_id: str | None = None
     done: bool = False
     answers: list[str] = field(default_factory=list)
@@ -176,7 +177,8 @@ class Clients:
             order.made_id = provider.make(own).id
         if not is_new or world.chance(f"attach {order.number}") < 0.5 or provider.renames:
             attached = {"provider_task_id": order.made_id}
-            await self._until_answered(order, "PATCH", f"/v1/tasks/{order.task_id}", attached)
+            answer = await self._until_answered(order, "PATCH", f"/v1/tasks/{order.task_id}", attached)
+            order.attached = answer is not None and answer.status < 300
 
     async def _adopt(self, order: Order) -> None:
         if order.made_id is None:
@@ -257,7 +259,7 @@ class Clients:
         # code made, or whose row a restored backup forgot.
         if (
             order.style == "submit"
-            and not self.world.forgotten
+            and (how in {"get", "poll"} or not self.world.forgotten)
             and (order.prompt + '"' in text or f"results.example/{theirs}" in text)
         ):
             self.leaks.append(f"{other_client} saw order {order.number} of {order.client} by {how}: {text[:200]}")

@@ -106,7 +106,7 @@ async def _lived(world: World, disk: Disk, deployment: Deployment, log: list[str
     deployment.provider.end_faults()
     deployment.destinations.down_until.clear()
     violations: list[Violation] = []
-    idle_steps = 0
+    idle_steps: int | None = None
     with suppress(TimeoutError):
         async with asyncio.timeout(FAULTLESS_SECONDS):
             await asyncio.wait(orders)
@@ -115,7 +115,9 @@ async def _lived(world: World, disk: Disk, deployment: Deployment, log: list[str
             idle_steps = await _idle_steps(world, oracle, operators)
     if (unfinished := oracle.at_rest()) is not None:
         violations.append(Violation("stuck", unfinished))
-    if idle_steps > MOST_IDLE_STEPS:
+    elif idle_steps is None:
+        violations.append(Violation("stuck", "nothing is left to do, but it does not stay so"))
+    elif idle_steps > MOST_IDLE_STEPS:
         violations.append(Violation("busy at rest", f"{idle_steps} steps within {IDLE_SECONDS:.0f} s"))
     for task in (*orders, *others):
         if task.done() and (error := task.exception()) is not None:

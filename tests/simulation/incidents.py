@@ -103,15 +103,16 @@ class Incidents:
         A process that was started meanwhile has a new file. It refuses all requests until the operator restarts it.
         """
         async with self._file:
-            moved_at, served_by = self.world.loop.time(), self.deployment.process
+            moved_at = self.world.loop.time()
             moved = [each for each in self._files() if each.exists()]
             for each in moved:
                 each.rename(each.with_name(f"{each.name}.away"))
             await asyncio.sleep(self.world.between(name, 0.2, 4.0))
+            is_foreign = self.deployment.database.exists()
             self._delete_files()
             for each in moved:
                 each.with_name(f"{each.name}.away").rename(each)
-            if self.deployment.process is not served_by:
+            if is_foreign:
                 self.deployment.kill()
                 now = self.world.loop.time()
                 self.world.forgotten.append(Forgotten(taken_at=moved_at, deleted_at=now, over_at=now, foreign=True))
@@ -131,11 +132,11 @@ class Incidents:
             if how == "stopped":
                 self.deployment.kill()
             self._delete_files()
-            deleted_at, served_by, foreign = world.loop.time(), self.deployment.process, False
+            deleted_at, foreign = world.loop.time(), False
             if how == "deleted":
                 await asyncio.sleep(world.between(name, 0.2, 4.0))
                 # A process that was started meanwhile has a new file, which is lost as well.
-                if self.deployment.process is not served_by:
+                if self.deployment.database.exists():
                     deleted_at, foreign = world.loop.time(), True
                 self._delete_files()
             backup.rename(self.deployment.database)

@@ -173,7 +173,7 @@ class Oracle:
         A conflict stays open where nothing finds the task. A restored backup may lack the true one of two contradictory
         callbacks.
         """
-        is_lost = made.contradicted and bool(self.world.forgotten)
+        is_lost = made.contradicted and bool(self.world.forgotten) and row["status_source"] == "callback"
         return is_lost or (row["conflict_at"] is not None and self._cannot_ask(row))
 
     def _cannot_ask(self, row: dict[str, Any]) -> bool:
@@ -187,7 +187,12 @@ class Oracle:
         client expected without any ID.
         """
         if order.style == "expect" and order.naming == "none" and row["provider_task_id"] is None:
-            return True
+            made = self._made()[order.prompt]
+            # The task belongs to the first that names it (a documented limit).
+            ids = {task.id for task in made}
+            is_elsewhere = any(other["provider_task_id"] in ids for other in self._tasks().values())
+            is_known = order.attached or any(task.taken for task in made)
+            return bool(self.world.forgotten) or is_elsewhere or not is_known
         return self.deployment.provider.renames and row["status"] == "expired" and order.style != "adopt"
 
     def _about_budget(self) -> Iterator[Violation]:
@@ -211,7 +216,7 @@ class Oracle:
     def _tasks(self) -> dict[str, dict[str, Any]]:
         names = (
             *("id", "status", "reason", "origin", "client", "provider_task_id", "sent_external_id"),
-            *("next_poll_at", "conflict_at", "facts"),
+            *("next_poll_at", "conflict_at", "facts", "status_source"),
         )
         found = self.deployment.rows(f"SELECT {', '.join(names)} FROM tasks")
         return {row[0]: dict(zip(names, row, strict=True)) for row in found}

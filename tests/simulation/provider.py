@@ -324,6 +324,7 @@ class Provider:
             status = await self._post(made.callback_url, headers, body)
             self.world.note(f"callback {made.id} {what}: {status}")
             taken = status is not None and 200 <= status < 300
+            made.taken = made.taken or (taken and what == made.final and bool(headers))
             if taken and headers:
                 self._old_callbacks.append((headers, body))
             answered = status is not None and status < 500

@@ -23,6 +23,8 @@ class Made:
     # Whether its callbacks contradict each other; then the true one is sent until it is answered.
     contradicted: bool = False
     webhook_numbers: int = 0
+    # Whether Homing took a true callback about its end.
+    taken: bool = False
 
     def status(self, now: datetime) -> str:
         if now < self.processing_at:
