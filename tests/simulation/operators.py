@@ -11,6 +11,8 @@ from tests.simulation.sinks import SINKS
 from tests.simulation.world import World
 
 ACTIONS: Final = ("poll", "resolve", "attach", "pause", "replay", "dead-letter", "stats", "shared url")
+# An ID that no task has.
+WRONG_ID: Final = "kl999999"
 
 
 class Operators:
@@ -57,7 +59,7 @@ class Operators:
                 # Operators give up a task; what the provider verifiably reports overrides that.
                 await self.ask("POST", f"/v1/tasks/{task_id}/resolve", {"status": "expired", "note": "simulated"})
             case "attach":
-                await self.ask("PATCH", f"/v1/tasks/{task_id}", {"provider_task_id": "kl999999"})
+                await self.ask("PATCH", f"/v1/tasks/{task_id}", {"provider_task_id": WRONG_ID})
 
     async def resume_sinks(self) -> None:
         """Resume every sink that is off."""

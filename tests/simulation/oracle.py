@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tests.simulation.clients import FINAL, Clients, Order
 from tests.simulation.deployment import Deployment
-from tests.simulation.operators import Operators
+from tests.simulation.operators import WRONG_ID, Operators
 from tests.simulation.oracle_events import Violation, about_client_callbacks, about_events
 from tests.simulation.process import KEYS, POLICY
 from tests.simulation.provider import API_KEY, SECRET_KEY, WEBHOOK_SECRET
@@ -191,6 +191,8 @@ class Oracle:
             # The task belongs to the first that names it (a documented limit).
             ids = {task.id for task in made}
             is_elsewhere = any(other["provider_task_id"] in ids for other in self._tasks().values())
+            # An operator attached a wrong ID, which replaces the one of a callback.
+            is_elsewhere = is_elsewhere or row["candidate_id"] == WRONG_ID
             is_known = order.attached or any(task.taken for task in made)
             return bool(self.world.forgotten) or is_elsewhere or not is_known
         return self.deployment.provider.renames and row["status"] == "expired" and order.style != "adopt"
@@ -216,7 +218,7 @@ class Oracle:
     def _tasks(self) -> dict[str, dict[str, Any]]:
         names = (
             *("id", "status", "reason", "origin", "client", "provider_task_id", "sent_external_id"),
-            *("next_poll_at", "conflict_at", "facts", "status_source"),
+            *("next_poll_at", "conflict_at", "facts", "status_source", "candidate_id"),
         )
         found = self.deployment.rows(f"SELECT {', '.join(names)} FROM tasks")
         return {row[0]: dict(zip(names, row, strict=True)) for row in found}
