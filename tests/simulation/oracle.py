@@ -193,8 +193,10 @@ class Oracle:
             is_elsewhere = any(other["provider_task_id"] in ids for other in self._tasks().values())
             # An operator attached a wrong ID, which replaces the one of a callback.
             is_elsewhere = is_elsewhere or row["candidate_id"] == WRONG_ID
+            # An answer that is older than the callback says that there is no such task. Homing then drops its ID.
+            is_dropped = row["candidate_id"] is None and bool(self.world.faults["stale read"])
             is_known = order.attached or any(task.taken for task in made)
-            return bool(self.world.forgotten) or is_elsewhere or not is_known
+            return bool(self.world.forgotten) or is_elsewhere or is_dropped or not is_known
         return self.deployment.provider.renames and row["status"] == "expired" and order.style != "adopt"
 
     def _about_budget(self) -> Iterator[Violation]:

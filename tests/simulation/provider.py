@@ -228,18 +228,22 @@ class Provider:
         if external_id is not None and (named := self.by_external.get(external_id)) and not self.renames:
             return named[0]
         now, number = world.true_time(), len(self.tasks) + 1
-        processing = now + timedelta(seconds=world.between(f"processing {number}", 0.0, 5.0))
+        contradicted = world.strikes("contradictory callback", f"kl{number:06d}")
+        # Half of the contradictions come before or beside the reply.
+        is_quick = contradicted and world.chance(f"quick {number}") < 0.5
+        share = 0.02 if is_quick else 1.0
+        processing = now + share * timedelta(seconds=world.between(f"processing {number}", 0.0, 5.0))
         made = Made(
             id=f"kl{number:06d}",
             external_id=external_id,
             prompt=body.get("prompt", ""),
             made_at=now,
             processing_at=processing,
-            final_at=processing + timedelta(seconds=world.between(f"run time {number}", 0.5, 40.0)),
+            final_at=processing + share * timedelta(seconds=world.between(f"run time {number}", 0.5, 40.0)),
             final="failed" if world.chance(f"final {number}") < 0.2 else "succeed",
             callback_url=body.get("callback_url"),
         )
-        made.contradicted = world.strikes("contradictory callback", made.id)
+        made.contradicted = contradicted
         self.tasks[made.id] = made
         if external_id is not None:
             self.by_external.setdefault(external_id, []).append(made)
