@@ -95,7 +95,7 @@ async def ordered(client: httpx.AsyncClient, number: int) -> str:
 async def test_page_own_test_passes(folder: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"]
     done = await asyncio.to_thread(
-        subprocess.run, command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        subprocess.run, command, cwd=folder, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stdout
     assert "1 passed in" in done.stdout
