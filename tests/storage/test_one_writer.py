@@ -148,7 +148,7 @@ async def test_writes_continue_after_commit_out_of_memory(
         if slow:
             await store.apply([where(pause=2 * SLOW.total_seconds())])
         monkeypatch.setattr(RootTransaction, "_connection_commit_impl", short_of_memory)
-        with pytest.raises(MemoryError):
+        with pytest.raises(CommitUnknown, match="no free memory"):
             await store.apply([writing(a_task(1))])
         await store.apply([writing(a_task(2))])
 

@@ -23,7 +23,7 @@ from tracker.errors import CommitUnknown, StoreUnavailable
 from tracker.storage.engine.bulk import Plan, play
 from tracker.storage.engine.database_file import Loss, OpenFile
 from tracker.storage.engine.event_order import Continuity
-from tracker.storage.engine.transactions import Backend, Threads
+from tracker.storage.engine.transactions import NO_MEMORY, Backend, Threads
 
 T = TypeVar("T")
 log = logging.getLogger("homing.storage")
@@ -207,8 +207,11 @@ class OneWriter(Threads):
                 raise
             # A commit that failed may be in the file all the same.
             raise CommitUnknown(unavailable.detail) from error
+        except MemoryError:
+            self._undo(begun, keep=False)
+            raise CommitUnknown(NO_MEMORY) from None
         except BaseException:
-            # For example, the memory was too small. The state of the transaction is unknown.
+            # The state of the transaction is unknown.
             self._undo(begun, keep=False)
             raise
         self._committed()

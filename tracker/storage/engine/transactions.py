@@ -30,6 +30,7 @@ T = TypeVar("T")
 Piece = tuple[Callable[[], Any], asyncio.AbstractEventLoop, asyncio.Future[Any]]
 
 RUNS: Final = 3
+NO_MEMORY: Final = "there was no free memory to finish the commit"
 # Far more than the expected number of waiting readers: every reader is a request, and the server limits connections.
 WAITING: Final = 4_096
 # The pause of a thread without memory before it tries again to deliver its answer.
@@ -148,6 +149,8 @@ class Threads:
                 except MemoryError:
                     # The state of the transaction is unknown.
                     self._drop(connection)
+                    if commit_sent:
+                        raise CommitUnknown(NO_MEMORY) from None
                     raise
             except DBAPIError as error:
                 if commit_sent or self._backend.tables_replaced(error):
