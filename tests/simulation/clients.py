@@ -191,7 +191,7 @@ class Clients:
             order.accept(answer.json()["id"], sent_at=sent_at, now=self.world.loop.time())
 
     async def _until_answered(self, order: Order, method: str, url: str, body: dict[str, Any]) -> Answer | None:
-        """Repeat a request until it is answered with success; no fault keeps it from that for ever."""
+        """Repeat a request until it is answered with success; no fault prevents that forever."""
         answer = None
         for _ in range(TRIES * 3):
             answer = await self._ask(order, method, url, json.dumps(body).encode())

@@ -332,7 +332,7 @@ class Provider:
             if taken and headers:
                 self._old_callbacks.append((headers, body))
             answered = status is not None and status < 500
-            # A URL with the secret of a lost file is unknown for ever.
+            # A URL with the secret of a lost file stays unknown.
             is_hopeless = answered and any(lost.foreign for lost in self.world.forgotten)
             if taken or is_hopeless or (not sure and (answered or attempts == REPEATS)):
                 return

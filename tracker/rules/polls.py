@@ -54,9 +54,8 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one poll: the provider's ``observation``, or ``why`` there is none.
 
     ``reply_to`` says which ID the poll used. ``sent`` is false if Homing sent no request. ``again_at`` overrides the
-    schedule. ``denial`` is a not-found answer for an unresolved
-    submission. ``forget`` drops a candidate ID without a task. ``failure`` goes to the history. ``seen`` holds the
-    observed capabilities of the provider's URL.
+    schedule. ``denial`` is a not-found answer for an unresolved submission. ``forget`` drops a candidate ID without a
+    task. ``failure`` goes to the history. ``seen`` holds the observed capabilities of the provider's URL.
     """
 
     observation: Observation | None = None

@@ -38,7 +38,7 @@ class Policy:
     the task is ``repeat_within`` old; then the task is rejected.
     ``budget`` is how many polls and lookups a minute are sent, ``client_budget`` how many of these one client
     may cause. A poll within ``fresh`` of the last one gets its answer. ``retention`` is how long rows are
-    kept, None for ever: an older task of the provider may be one whose row was deleted.
+    kept, None forever: an older task of the provider may be one whose row was deleted.
     ``submission_capacity`` is how many bytes of bodies may wait at once for the provider's answer to their submit.
     ``first_poll_delay`` is the operator's own. Every ``learn_every`` the schedule learns from the tasks that ended
     ``callback_grace`` ago or earlier: a callback may arrive so late and still count. While a
