@@ -78,6 +78,11 @@ def plan_for(seed: int) -> Plan:
 
 def run_history(plan: Plan) -> Ended:
     """Run one history to its end and judge it."""
+    with _no_collection():
+        return _run(plan)
+
+
+def _run(plan: Plan) -> Ended:
     folder = Path(mkdtemp(prefix="homing-simulation-", dir=MEMORY if MEMORY.is_dir() else None))
     try:
         sqlite_url(folder)
@@ -153,22 +158,41 @@ async def _idle_steps(world: World, oracle: Oracle, operators: Operators) -> int
 @contextmanager
 def _own_loop(world: World) -> Iterator[list[Deployment]]:
     """Run within the block on the world's loop. Afterwards let go of what killed processes left behind, unseen."""
-    hook, enabled = sys.unraisablehook, gc.isenabled()
-    # When garbage is collected would depend on what ran before.
-    gc.disable()
     world.loop.set_exception_handler(lambda _loop, _context: None)
     deployments: list[Deployment] = []
     try:
         yield deployments
     finally:
         world.loop.forget()
-        sys.unraisablehook = lambda _unraisable: None
-        for deployment in deployments:
-            deployment.discard()
+        with _unseen():
+            for deployment in deployments:
+                deployment.discard()
         world.loop.close()
-        sys.unraisablehook = hook
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect no garbage within the block, because when that happens would depend on what ran before."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        # What killed processes left behind, such as coroutines that never began, is in cycles. All of it is young.
+        with _unseen():
+            gc.collect(0)
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _unraisable: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 class _Collector(logging.Handler):
