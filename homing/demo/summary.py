@@ -35,7 +35,7 @@ def summarize(
     callbacks = [callback for task in ledger["tasks"] for callback in task["callbacks"] if callback["attempts"]]
     forged = Counter(callback["state"] for callback in callbacks if callback["kind"] in {"forged", "replayed"})
     sources = [{(entry["source"], entry["trust"]) for entry in history["entries"]} for history in finished]
-    requests = {name: number for name, number in ledger["requests"].items() if number and name != "picture"}
+    requests = {name: number for name, number in ledger["requests"].items() if number and name != "result"}
     return {
         "orders": len(prompts),
         "finished": len(finished),

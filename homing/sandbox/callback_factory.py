@@ -18,7 +18,7 @@ from homing.sandbox.task import FAILED, PROCESSING, SUCCEED, State, Task
 _EVEN = 0.5
 UNKNOWN_STATUSES = ("completed", "SUCCESS", "finished", "cancelled")
 _LIE_MESSAGE = "Internal generation error"
-_FORGED_PICTURE = "https://pictures.attacker.invalid/{id}.png"
+_FORGED_RESULT = "https://results.attacker.invalid/{id}"
 _FORGERIES: tuple[Seal, ...] = ("wrong_key", "none", "altered", "malformed")
 
 
@@ -96,7 +96,7 @@ class CallbackFactory:
         if callback.kind == "lost":
             return callback
         if self._struck(task, "callback_empty_result") and task.state.status == SUCCEED and not honest:
-            emptied = replace(task.state, pictures=())
+            emptied = replace(task.state, results=())
             callback = replace(callback, kind="empty_result", body=self._body(task, emptied))
         if (dice := self._strike(task, "callback_unknown_status")) and not honest:
             status = dice.choice(UNKNOWN_STATUSES)
@@ -124,7 +124,7 @@ class CallbackFactory:
         return replace(self._genuine(task, target, state, losable=False), kind="out_of_order")
 
     def _contradiction(self, task: Task, target: str, shift: int) -> OutgoingCallback:
-        lie = self._opposite(task, task.state.updated_at + shift, f"{task.origin}/results/{task.id}-gone.png")
+        lie = self._opposite(task, task.state.updated_at + shift, f"{task.origin}/results/{task.id}-gone")
         callback = self._genuine(task, target, lie, losable=False)
         return replace(callback, kind="contradictory", webhook_id=webhook_id(task.id, "contradictory"))
 
@@ -136,7 +136,7 @@ class CallbackFactory:
         """
         variants = (*_FORGERIES, "wrong_url", "other_id") if self._signs else ("wrong_url", "other_id")
         variant = dice.choice(variants)
-        lie = self._opposite(task, task.state.updated_at, _FORGED_PICTURE.format(id=task.id))
+        lie = self._opposite(task, task.state.updated_at, _FORGED_RESULT.format(id=task.id))
         liar = task
         if variant == "other_id":
             liar = replace(task, id=task.id[::-1], submission=replace(task.submission, external_id="not-yours"))
@@ -151,11 +151,11 @@ class CallbackFactory:
             variant=variant,
         )
 
-    def _opposite(self, task: Task, updated_at: int, picture: str) -> State:
+    def _opposite(self, task: Task, updated_at: int, url: str) -> State:
         truth = task.state.status if task.state.final else task.fate
         if truth == SUCCEED:
             return State(status=FAILED, updated_at=updated_at, message=_LIE_MESSAGE)
-        return State(status=SUCCEED, updated_at=updated_at, pictures=(picture,))
+        return State(status=SUCCEED, updated_at=updated_at, results=(url,))
 
     def _body(self, task: Task, state: State, status: str | None = None) -> bytes:
         settings = self._settings

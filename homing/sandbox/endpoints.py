@@ -2,12 +2,14 @@
 
 Documented: paths, bounds, codes. Live: an unknown task is 400/1201 on a legacy path and left out of the answer of
 `/tasks`; 21 IDs are 400/1201; `/tasks` also answers for tasks of legacy paths, in the new shape. Assumed: `/tasks`
-without IDs or with both kinds of IDs is 400/1201, and a legacy path finds only tasks of its own kind.
+without IDs or with both kinds of IDs is 400/1201, a legacy path finds only tasks of its own kind, and `/tasks` finds no
+task by an external ID whose legacy path does not either.
 """
 
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 
 from starlette.exceptions import HTTPException
@@ -15,10 +17,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from homing.sandbox import listing, pictures, refusals, shapes, submission
+from homing.sandbox import listing, refusals, results, shapes, submission
 from homing.sandbox.auth import Authenticator
 from homing.sandbox.faults import Faults
 from homing.sandbox.ledger import Ledger
+from homing.sandbox.products import PRODUCTS
 from homing.sandbox.refusals import Refusal
 from homing.sandbox.replies import JSON, Lost, Wire, dripping
 from homing.sandbox.settings import SandboxSettings
@@ -55,13 +58,17 @@ class Endpoints:
         self._authenticator = Authenticator(settings.api_keys, settings.access_keys, legacy_only=settings.reseller)
 
     def routes(self) -> list[Route]:
-        routes = [Route("/results/{name}.png", self._picture, methods=["GET"])]
+        routes = [Route("/results/{name}", self._result, methods=["GET"])]
         for prefix in PREFIXES:
-            path = f"{prefix}/v1/images/{{kind}}"
+            for kind in PRODUCTS:
+                path = f"{prefix}/v1/{kind}"
+                create, listed, single = (partial(one, kind=kind) for one in (self._create, self._list, self._single))
+                routes += [
+                    Route(path, self._guarded("create", create), methods=["POST"]),
+                    Route(path, self._guarded("list", listed), methods=["GET"]),
+                    Route(f"{path}/{{id:path}}", self._guarded("single", single), methods=["GET"]),
+                ]
             routes += [
-                Route(path, self._guarded("create", self._create), methods=["POST"]),
-                Route(path, self._guarded("list", self._list), methods=["GET"]),
-                Route(f"{path}/{{id:path}}", self._guarded("single", self._single), methods=["GET"]),
                 Route(f"{prefix}/tasks", self._guarded("batch", self._batch), methods=["GET"]),
                 Route(f"{prefix}/tasks", self._guarded("cursor", self._cursor), methods=["POST"]),
             ]
@@ -85,8 +92,8 @@ class Endpoints:
 
         return endpoint
 
-    async def _create(self, request: Request, account: str, number: int) -> Response:
-        submission_body = submission.read(_kind(request), await self._body(request))
+    async def _create(self, request: Request, account: str, number: int, *, kind: str) -> Response:
+        submission_body = submission.read(kind, await self._body(request))
         self._ledger.count_create(submission_body.external_id)
         if self._faults.strike("submit_busy", number):
             raise Refusal(1303, refusals.SLOTS_TAKEN)
@@ -111,16 +118,29 @@ class Endpoints:
             return Lost(self._wire, dice.choice((0.0, self._settings.hang_for)))
         return succeeded(shapes.created(task, reseller=self._settings.reseller))
 
-    async def _single(self, request: Request, account: str, number: int) -> Response:  # noqa: ARG002 - an Answer
+    async def _single(
+        self,
+        request: Request,
+        account: str,  # noqa: ARG002 - an Answer
+        number: int,  # noqa: ARG002
+        *,
+        kind: str,
+    ) -> Response:
         wanted = request.path_params["id"]
         task = self._found(wanted) or self._looked_up(wanted)
-        if task is None or task.submission.kind != _kind(request):
+        if task is None or task.submission.kind != kind:
             raise Refusal(1201, refusals.TASK_NOT_FOUND.format(id=wanted))
         task.queries += 1
         return succeeded(shapes.legacy_task(task, reseller=self._settings.reseller))
 
-    async def _list(self, request: Request, account: str, number: int) -> Response:  # noqa: ARG002 - an Answer
-        kind = _kind(request)
+    async def _list(
+        self,
+        request: Request,
+        account: str,  # noqa: ARG002 - an Answer
+        number: int,  # noqa: ARG002
+        *,
+        kind: str,
+    ) -> Response:
         tasks = [task for task in self._visible() if task.submission.kind == kind]
         page = listing.numbered_page(tasks, request.query_params)
         return succeeded([shapes.legacy_task(task, reseller=self._settings.reseller) for task in page])
@@ -150,18 +170,18 @@ class Endpoints:
             }
         )
 
-    async def _picture(self, request: Request) -> Response:
-        self._ledger.count("picture")
+    async def _result(self, request: Request) -> Response:
+        self._ledger.count("result")
         name, query = request.path_params["name"], request.query_params
         expires = query.get("x-expires", "")
-        valid = pictures.is_valid(
-            self._runner.picture_key, name, expires, query.get("x-signature", ""), int(time.time())
-        )
-        task_id, _, number = name.rpartition("-")
+        valid = results.is_valid(self._runner.result_key, name, expires, query.get("x-signature", ""), int(time.time()))
+        task_id, _, file = name.rpartition("-")
         task = self._ledger.by_id(task_id) if valid else None
         if task is None:
             return Response(b"the URL has no valid signature or has expired", 403, media_type="text/plain")
-        return Response(pictures.png(f"{self._settings.seed}/{task.index}/{number}"), media_type="image/png")
+        number, _, end = file.partition(".")
+        content = results.content(f"{self._settings.seed}/{task.index}/{number}", end)
+        return Response(content, media_type=results.MEDIA_TYPES[end])
 
     def _found(self, wanted: str) -> Task | None:
         task = self._ledger.by_id(wanted)
@@ -169,7 +189,9 @@ class Endpoints:
 
     def _looked_up(self, wanted: str) -> Task | None:
         task = None if self._settings.reseller else self._ledger.by_external_id(wanted)
-        if task is None or not self._is_visible(task) or self._faults.strike("lookup_denied", task.index):
+        if task is None or not task.product.looked_up or not self._is_visible(task):
+            return None
+        if self._faults.strike("lookup_denied", task.index):
             return None
         return task
 
@@ -219,13 +241,6 @@ async def unknown_path(request: Request, error: Exception) -> Response:  # noqa:
     if isinstance(error, HTTPException) and error.status_code == 405:  # noqa: PLR2004 - method not allowed
         return refused(Refusal(1202, "the requested method is not supported"))
     return refused(Refusal(1203, refusals.NO_SUCH_RESOURCE))
-
-
-def _kind(request: Request) -> str:
-    kind: str = request.path_params["kind"]
-    if kind not in submission.KINDS:
-        raise Refusal(1203, refusals.NO_SUCH_RESOURCE)
-    return kind
 
 
 def _server_error(dice: Random) -> Response:

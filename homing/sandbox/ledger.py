@@ -14,7 +14,7 @@ from homing.sandbox.settings import SandboxSettings
 from homing.sandbox.submission import JsonObject
 from homing.sandbox.task import Task
 
-ENDPOINTS = ("create", "single", "batch", "list", "cursor", "picture")
+ENDPOINTS = ("create", "single", "batch", "list", "cursor", "result")
 """The names under which requests are counted: `batch` is `GET /tasks`, `cursor` is `POST /tasks`."""
 
 
@@ -117,8 +117,8 @@ def task_json(task: Task) -> JsonObject:
         "status": state.status,
         "final": state.final,
         "message": state.message,
-        "result_urls": list(state.pictures),
-        "units": task.units if state.pictures else 0,
+        "result_urls": list(state.results),
+        "units": task.units if state.results else 0,
         "created_at": task.created_at,
         "updated_at": state.updated_at,
         "held": task.held,

@@ -45,20 +45,20 @@ def cursor_page(tasks: Iterable[Task], raw: bytes, now: int) -> CursorPage:
         end = _time("end_time", body.get("end_time"), now)
         start = _time("start_time", body.get("start_time"), end - _THIRTY_DAYS)
         before = -1
-    allowed = _filtered(body)
+    statuses, products = _filters(body)
     found = [
         task
         for task in sorted(tasks, key=lambda task: task.index, reverse=True)
-        if start <= task.created_at <= end and (before < 0 or task.index < before) and task.state.status in allowed
+        if start <= task.created_at <= end and (before < 0 or task.index < before) and _passes(task, statuses, products)
     ]
     page = found[:limit]
     more = len(found) > limit
     return CursorPage(tasks=page, next_cursor=_closed(start, end, page[-1].index) if more else "")
 
 
-def _filtered(body: JsonObject) -> set[str]:
-    """Return the legacy statuses that pass the filter, or none if the product is not an image."""
-    allowed = set(_STATUSES.values())
+def _filters(body: JsonObject) -> tuple[set[str], set[str]]:
+    """Return the legacy statuses and the products that pass the filters."""
+    statuses, products = set(_STATUSES.values()), set(_PRODUCTS)
     filters = body.get("filters") or []
     if not isinstance(filters, list) or not all(isinstance(entry, dict) for entry in filters):
         raise Refusal(1201, "filters is a list of {key, values}")
@@ -68,10 +68,17 @@ def _filtered(body: JsonObject) -> set[str]:
         if known is None or not isinstance(values, list) or not all(value in known for value in values):
             raise Refusal(1201, "a filter has the key status or product_type, and known values")
         if key == "status":
-            allowed &= {_STATUSES[value] for value in values}
-        elif "image" not in values:
-            allowed = set()
-    return allowed
+            statuses &= {_STATUSES[value] for value in values}
+        else:
+            products &= set(values)
+    return statuses, products
+
+
+def _passes(task: Task, statuses: set[str], products: set[str]) -> bool:
+    """Return whether a task passes the filters. Assumed: all that is no picture and no try-on counts as a video."""
+    kind = task.submission.kind
+    product = "try_on" if "try-on" in kind else "image" if kind.startswith("images/") else "video"
+    return task.state.status in statuses and product in products
 
 
 def _bounded(name: str, value: object, high: int) -> int:

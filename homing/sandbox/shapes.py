@@ -1,21 +1,28 @@
 """The bodies of the provider: its reply envelope, and a task in the legacy and in the new shape.
 
 Documented: the field names of both shapes, in queries and callbacks (official "Callback Protocol", "Omni-Image" and
-task query pages). Live: the message `SUCCEED`, and the empty objects `task_info` and `task_result` while a task is
-not finished (in queries; callbacks are documented with `task_info`). Assumed: a legacy callback has the pictures of a
-series in the same place as a query.
+task query pages), the fields of each type of result. Live: the message `SUCCEED`, and the empty objects `task_info` and
+`task_result` while a task is not finished (in queries; callbacks are documented with `task_info`). Assumed: a legacy
+callback has every type of result in the same place as a query; the new shape of a picture with three views.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, assert_never
 
+from homing.sandbox.products import OMNI_IMAGE, Entry
 from homing.sandbox.settings import CallbackShape
-from homing.sandbox.submission import OMNI_IMAGE, JsonObject
+from homing.sandbox.submission import JsonObject
 from homing.sandbox.task import SUCCEED, State, Task
 
 _NEW_STATUSES = {SUCCEED: "succeeded"}
 _PRICE_OF_UNIT = 0.14  # USD at list price, as others computed it
+_LISTS = {"image": "images", "video": "videos", "audio": "audios", "voice": "voices", "element": "elements"}
+# Live: tasks of voices and elements are paid from the video pack.
+_PACKAGES = {"images": "image", "audio": "audio"}
+_SOUND = "0.3"
+_FIRST_RESULT_ID, _MOST_ENTRIES = 845_000_000_000_000_000, 100
 
 
 def dumps(body: object) -> bytes:
@@ -62,11 +69,12 @@ def new_task(task: Task, state: State, *, reseller: bool = False) -> JsonObject:
         "create_time": task.created_at,
         "update_time": state.updated_at,
         "external_id": "" if reseller else task.external_id or "",
-        "outputs": [_output(task, url) for url in state.pictures],
+        "outputs": [_output(task, number, entry, urls) for number, entry, urls in _entries(task, state)],
         "billing": [],
     }
     if state.status == SUCCEED:
-        body["billing"] = [{"charge_type": "unit", "package_type": "image", "amount": str(task.units)}]
+        package = _PACKAGES.get(task.submission.kind.partition("/")[0], "video")
+        body["billing"] = [{"charge_type": "unit", "package_type": package, "amount": _amount(task.units)}]
     return body
 
 
@@ -98,30 +106,95 @@ def _legacy(task: Task, state: State, *, reseller: bool) -> JsonObject:
     return data
 
 
-def _task_info(task: Task, *, reseller: bool) -> Mapping[str, str]:
-    return {} if reseller or task.external_id is None else {"external_task_id": task.external_id}
+def _task_info(task: Task, *, reseller: bool) -> JsonObject:
+    info: JsonObject = {} if reseller or task.external_id is None else {"external_task_id": task.external_id}
+    # Documented: the query of `advanced-lip-sync` does not have the external ID. `lip-sync` takes none.
+    if not task.product.looked_up and task.product.has_parent:
+        info = {}
+    if task.product.has_parent:
+        info["parent_video"] = {"id": task.submission.parent, "url": "", "duration": task.submission.duration}
+    return info
+
+
+def _entries(task: Task, state: State) -> Iterator[tuple[int, Entry, list[str]]]:
+    """Return the number, the entry and the URLs of each entry that the state has. A false result may have only some."""
+    urls = iter(state.results)
+    for number, entry in enumerate(task.entries):
+        own = list(islice(urls, len(entry.files)))
+        if not own:
+            return
+        yield number, entry, own
 
 
 def _legacy_result(task: Task, state: State) -> JsonObject:
-    images = [_image(task, index, url) for index, url in enumerate(state.pictures)]
-    return {"series_images" if task.submission.series else "images": images} if images else {}
+    result: JsonObject = {}
+    for number, entry, urls in _entries(task, state):
+        name = "series_images" if task.submission.series else _LISTS[entry.type]
+        result.setdefault(name, []).append(_legacy_entry(task, number, entry, urls))
+    return result
 
 
-def _image(task: Task, index: int, url: str) -> JsonObject:
-    image: JsonObject = {"index": index, "url": url}
-    return image | {"watermark_url": url} if task.submission.watermark else image
+def _legacy_entry(task: Task, number: int, entry: Entry, urls: list[str]) -> JsonObject:
+    named = {field: url for (field, _), url in zip(entry.files, urls, strict=False)}
+    identity = _identity(task, number)
+    match entry.type:
+        case "image":
+            return {"index": number} | named | _watermark(task, urls)
+        case "video":
+            return {"id": identity} | named | _watermark(task, urls) | _duration(task)
+        case "audio":
+            return {"id": identity, **named, "duration_mp3": _SOUND, "duration_wav": _SOUND}
+        case "voice":
+            return {"voice_id": identity, "voice_name": task.submission.name, "owned_by": task.account, **named}
+        case _:
+            return {
+                "element_id": int(identity),
+                "element_name": task.submission.name,
+                "element_image_list": named,
+                "owned_by": task.account,
+                "status": SUCCEED,
+            }
 
 
-def _output(task: Task, url: str) -> JsonObject:
-    output: JsonObject = {"type": "image", "url": url}
-    if task.submission.watermark:
-        output["watermark_url"] = url
-    return output | {"group_id": f"group-{task.id}"} if task.submission.series else output
+def _output(task: Task, number: int, entry: Entry, urls: list[str]) -> JsonObject:
+    named = {field: url for (field, _), url in zip(entry.files, urls, strict=False)}
+    output: JsonObject = {"type": entry.type}
+    identity = _identity(task, number)
+    match entry.type:
+        case "image":
+            output |= named | _watermark(task, urls)
+            return output | {"group_id": f"group-{task.id}"} if task.submission.series else output
+        case "video":
+            return output | {"id": identity} | named | _watermark(task, urls) | _duration(task)
+        case "audio":
+            turned = {"_".join(reversed(field.split("_"))): url for field, url in named.items()}
+            return output | {"id": identity, **turned, "mp3_duration": _SOUND, "wav_duration": _SOUND}
+        case "voice":
+            return output | {"id": identity, "name": task.submission.name, "url": urls[0], "owned_by": task.account}
+        case _:
+            return output | {"id": identity, "name": task.submission.name, "references": urls, "status": "succeeded"}
 
 
-def _price(units: int) -> dict[str, Any]:
+def _identity(task: Task, number: int) -> str:
+    """Return the ID of an entry of a result: 18 digits, as the provider's are today."""
+    return str(_FIRST_RESULT_ID + task.index * _MOST_ENTRIES + number)
+
+
+def _watermark(task: Task, urls: list[str]) -> JsonObject:
+    return {"watermark_url": urls[0]} if task.submission.watermark else {}
+
+
+def _duration(task: Task) -> JsonObject:
+    return {"duration": task.submission.duration} if task.product.timed else {}
+
+
+def _amount(units: float) -> str:
+    return f"{units:g}"
+
+
+def _price(units: float) -> dict[str, Any]:
     price = f"{units * _PRICE_OF_UNIT:.2f}"
     return {
-        "final_unit_deduction": str(units),
+        "final_unit_deduction": _amount(units),
         "final_balance_deduction": {"quota": price, "list_price": price},
     }

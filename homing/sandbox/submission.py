@@ -1,8 +1,8 @@
 """The body of a create request, checked against the documented bounds. Unknown fields are ignored.
 
-Documented: "Omni-Image" and "Image Generation" pages of the official documentation. Assumed: the texts of the 1201
-messages, and that the model names of the aggregators' older copy of the page (`kling-v1`, …) are accepted here too,
-as an aggregator accepts them. Not checked: the pictures themselves (sides, ratio, format).
+Documented: the page of each product of the official documentation. Assumed: the texts of the 1201 messages, and that
+the model names of the aggregators' older copy of the page (`kling-v1`, …) are accepted here too, as an aggregator
+accepts them. Not checked: the pictures, sounds and videos themselves, sessions and IDs of other tasks.
 """
 
 import json
@@ -11,22 +11,15 @@ from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from homing.sandbox.products import GENERATIONS, OMNI_IMAGE, PRODUCTS
 from homing.sandbox.refusals import Refusal
 
 JsonObject = dict[str, Any]
 Check = Callable[[object], bool]
 
-OMNI_IMAGE = "omni-image"
-GENERATIONS = "generations"
-KINDS = (OMNI_IMAGE, GENERATIONS)
-
 _SERIES_MODEL = "kling-v3-omni"
-_OLD_MODELS = ("kling-v1", "kling-v1-5", "kling-v2")
-_MODELS: Mapping[str, tuple[str, ...]] = {
-    OMNI_IMAGE: ("kling-image-o1", _SERIES_MODEL, *_OLD_MODELS),
-    GENERATIONS: ("kling-v3", "kling-v2-1", "kling-v2-new", *_OLD_MODELS),
-}
 _RATIOS = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "auto")
+_VIDEO_RATIOS = ("16:9", "9:16", "1:1")
 _PROMPT_LIMIT = 2500
 _INPUT_LIMIT = 10
 _SERIES_DEFAULT = 4
@@ -37,37 +30,52 @@ _URL_LIMIT = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """One accepted create request. `pictures` is the number of images, and of the slots that the task takes."""
+    """One accepted create request. `slots` is the number of slots that the task takes: of its pictures, or 1."""
 
     kind: str
     prompt: str
-    pictures: int
+    slots: int
     series: bool
     watermark: bool
     callback_url: str | None
     external_id: str | None
+    duration: str = "5"
+    parent: str = ""
+    name: str = ""
 
 
 def read(kind: str, raw: bytes) -> Submission:
     """Read the body of a create request, or raise `Refusal` (1200, 1201, 1203)."""
-    body = json_object(raw)
-    for name, (check, bound) in _FIELDS[kind].items():
-        if body.get(name) is not None and not check(body[name]):
+    body, product = json_object(raw), PRODUCTS[kind]
+    for name, (check, bound) in {**_COMMON, **_FIELDS.get(kind, {})}.items():
+        if body.get(name) not in (None, "") and not check(body[name]):
             raise Refusal(1201, f"{name} {bound}")
-    if not body.get("prompt"):
-        raise Refusal(1201, "prompt is required")
+    for group in product.required:
+        if not any(body.get(name) not in (None, "", []) for name in group):
+            raise Refusal(1201, f"{' or '.join(group)} is required")
     _check_model(kind, body)
     series = kind == OMNI_IMAGE and body.get("result_type") == "series"
     amount = body.get("series_amount") or _SERIES_DEFAULT
+    count = (_SERIES_DEFAULT if amount == "auto" else amount) if series else body.get("n") or 1
+    external_id = body.get("external_task_id") or None
     return Submission(
         kind=kind,
-        prompt=body["prompt"],
-        pictures=(_SERIES_DEFAULT if amount == "auto" else amount) if series else body.get("n") or 1,
+        prompt=body.get("prompt") or "",
+        slots=count if product.counts else 1,
         series=series,
         watermark=bool((body.get("watermark_info") or {}).get("enabled")),
         callback_url=body.get("callback_url") or None,
-        external_id=body.get("external_task_id") or None,
+        external_id=external_id if product.takes_external_id else None,
+        duration=str(body.get("duration") or "5"),
+        name=str(body.get("voice_name") or body.get("element_name") or ""),
+        parent=_parent(body) if product.has_parent else "",
     )
+
+
+def _parent(body: JsonObject) -> str:
+    """Return the ID of the video that the task changes, if the request names one."""
+    inside = body.get("input")
+    return str(body.get("video_id") or (inside.get("video_id") if isinstance(inside, dict) else "") or "")
 
 
 def json_object(raw: bytes) -> JsonObject:
@@ -82,10 +90,11 @@ def json_object(raw: bytes) -> JsonObject:
 
 
 def _check_model(kind: str, body: JsonObject) -> None:
-    model = body.get("model_name") or _MODELS[kind][0]
-    if model not in _MODELS[kind]:
-        raise Refusal(1203, f"model_name {model!r:.80} does not exist. Choose from {', '.join(_MODELS[kind])}")
-    if kind == GENERATIONS:
+    models = PRODUCTS[kind].models
+    model = body.get("model_name")
+    if model and models and model not in models:
+        raise Refusal(1203, f"model_name {model!r:.80} does not exist. Choose from {', '.join(models)}")
+    if kind != OMNI_IMAGE:
         return
     if model != _SERIES_MODEL and body.get("result_type") == "series":
         raise Refusal(1201, f"result_type series is only for {_SERIES_MODEL}")
@@ -105,6 +114,15 @@ def _one_of(*choices: str) -> Check:
 
 def _integer(low: int, high: int) -> Check:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _number(low: float, high: float) -> Check:
+    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _seconds(low: int, high: int) -> Check:
+    """Return a check for a whole number as text. Live: a number passes too."""
+    return lambda value: str(value).isdecimal() and low <= int(str(value)) <= high
 
 
 def _series_amount(value: object) -> bool:
@@ -136,8 +154,9 @@ def _switch(value: object) -> bool:
     return isinstance(value, dict) and isinstance(cast("JsonObject", value).get("enabled", False), bool)
 
 
-_COMMON: dict[str, tuple[Check, str]] = {
+_COMMON: Mapping[str, tuple[Check, str]] = {
     "model_name": (_text(_ID_LIMIT), "is a text"),
+    "negative_prompt": (_text(_PROMPT_LIMIT), f"is a text of at most {_PROMPT_LIMIT} characters"),
     "prompt": (_text(_PROMPT_LIMIT), f"is a text of at most {_PROMPT_LIMIT} characters"),
     "n": (_integer(1, 9), "is an integer from 1 to 9"),
     "aspect_ratio": (_one_of(*_RATIOS), f"is one of {', '.join(_RATIOS)}"),
@@ -145,18 +164,37 @@ _COMMON: dict[str, tuple[Check, str]] = {
     "callback_url": (_web_url, f"is an http or https URL of at most {_URL_LIMIT} characters"),
     "external_task_id": (_text(_ID_LIMIT), f"is a text of at most {_ID_LIMIT} characters"),
 }
+_IMAGES = (_entries("image", _image), "is a list of {image}, each at most 10 MB")
+_ELEMENTS = (_entries("element_id", _integer(0, 2**63 - 1)), "is a list of {element_id}")
+_DURATION = (_seconds(3, 15), "is a whole number of seconds from 3 to 15, as text")
+_VIDEO = {
+    "aspect_ratio": (_one_of(*_VIDEO_RATIOS), f"is one of {', '.join(_VIDEO_RATIOS)}"),
+    "cfg_scale": (_number(0, 1), "is a number from 0 to 1"),
+    "mode": (_one_of("std", "pro", "4k"), "is std, pro or 4k"),
+    "duration": _DURATION,
+}
+_EXPANSION = (_number(0, 2), "is a number from 0 to 2")
+_SOUND_TEXT = (_text(200), "is a text of at most 200 characters")
 _FIELDS: Mapping[str, Mapping[str, tuple[Check, str]]] = {
-    OMNI_IMAGE: _COMMON
-    | {
+    OMNI_IMAGE: {
         "resolution": (_one_of("1k", "2k", "4k"), "is one of 1k, 2k, 4k"),
         "result_type": (_one_of("single", "series"), "is single or series"),
         "series_amount": (_series_amount, "is an integer from 2 to 9, or auto"),
-        "image_list": (_entries("image", _image), "is a list of {image}, each at most 10 MB"),
-        "element_list": (_entries("element_id", _integer(0, 2**63 - 1)), "is a list of {element_id}"),
+        "image_list": _IMAGES,
+        "element_list": _ELEMENTS,
     },
-    GENERATIONS: _COMMON
-    | {
-        "negative_prompt": (_text(_PROMPT_LIMIT), f"is a text of at most {_PROMPT_LIMIT} characters"),
-        "resolution": (_one_of("1k", "2k"), "is 1k or 2k"),
+    GENERATIONS: {"resolution": (_one_of("1k", "2k"), "is 1k or 2k"), "element_list": _ELEMENTS},
+    "images/editing/expand": {f"{side}_expansion_ratio": _EXPANSION for side in ("up", "down", "left", "right")},
+    "videos/text2video": _VIDEO,
+    "videos/image2video": _VIDEO | {"image": (_image, "is a picture of at most 10 MB")},
+    "videos/omni-video": _VIDEO | {"image_list": (_entries("image_url", _image), "is a list of {image_url}")},
+    "videos/multi-image2video": _VIDEO | {"image_list": _IMAGES},
+    "videos/multi-elements": {"duration": _DURATION},
+    "audio/text-to-audio": {"prompt": _SOUND_TEXT, "duration": (_number(3, 10), "is a number from 3 to 10")},
+    "audio/video-to-audio": {"sound_effect_prompt": _SOUND_TEXT, "bgm_prompt": _SOUND_TEXT},
+    "general/custom-voices": {"voice_name": (_text(20), "is a text of at most 20 characters")},
+    "general/advanced-custom-elements": {
+        "element_name": (_text(20), "is a text of at most 20 characters"),
+        "element_description": (_text(100), "is a text of at most 100 characters"),
     },
 }

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from homing.sandbox.outgoing_callback import Delivery
+from homing.sandbox.products import PRODUCTS, Entry, Product
 from homing.sandbox.submission import Submission
 
 SUBMITTED = "submitted"
@@ -12,17 +13,15 @@ SUCCEED = "succeed"
 FAILED = "failed"
 FINALS = (SUCCEED, FAILED)
 
-_UNITS_PER_PICTURE = 8  # live: one image of kling-v3 at 1k
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """The state of a task from one time on (ms). `pictures` are the URLs of the results."""
+    """The state of a task from one time on (ms). `results` are the URLs of the files, in the order of the entries."""
 
     status: str
     updated_at: int
     message: str = ""
-    pictures: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
 
     @property
     def final(self) -> bool:
@@ -62,9 +61,18 @@ class Task:
     @property
     def slots(self) -> int:
         """The slots that the task takes. Documented: as many as pictures, from `submitted` until its end."""
-        return 0 if self.state.final else self.submission.pictures
+        return 0 if self.state.final else self.submission.slots
 
     @property
-    def units(self) -> int:
+    def units(self) -> float:
         """The price of a success in resource units. A failure is free (reported, not documented)."""
-        return self.submission.pictures * _UNITS_PER_PICTURE
+        return self.submission.slots * self.product.units
+
+    @property
+    def product(self) -> Product:
+        return PRODUCTS[self.submission.kind]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries of the task's result."""
+        return self.submission.slots * self.product.entries if self.product.counts else self.product.entries

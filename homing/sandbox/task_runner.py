@@ -11,7 +11,7 @@ import math
 import time
 from random import Random
 
-from homing.sandbox import pictures
+from homing.sandbox import results
 from homing.sandbox.callback_factory import CallbackFactory
 from homing.sandbox.callback_sender import BackgroundJobs, CallbackSender
 from homing.sandbox.faults import Faults
@@ -50,14 +50,14 @@ class TaskRunner:
         self._sender = sender
         self._jobs = jobs
         self._timers: dict[str, asyncio.Task[None]] = {}
-        self.picture_key = hashlib.sha256(f"{settings.seed}/{ledger.started_at}".encode()).digest()
+        self.result_key = hashlib.sha256(f"{settings.seed}/{ledger.started_at}".encode()).digest()
 
     def create(self, submission: Submission, account: str, origin: str, *, again: bool = False) -> Task:
         """Create a task, or raise `Refusal` (1201 for a duplicate, 1303 without a free slot, 5001 over `max_tasks`).
 
         With `again`, the external ID may be one that another task has.
         """
-        self._ledger.check_capacity(submission.external_id, submission.pictures, again=again)
+        self._ledger.check_capacity(submission.external_id, submission.slots, again=again)
         index, now = len(self._ledger), _milliseconds()
         dice = Random(f"{self._settings.seed}/life/{index}")  # noqa: S311 - reproducible on purpose, no secret
         run_time = self._settings.run_time * math.exp(dice.gauss(0, 1) * self._settings.run_time_sigma)
@@ -139,9 +139,10 @@ class TaskRunner:
     def _end(self, task: Task, status: str, message: str | None, *, notify: bool) -> None:
         now = _next_time(task)
         if status == SUCCEED:
-            names = [f"{task.id}-{number}" for number in range(task.submission.pictures)]
-            urls = tuple(pictures.picture_url(task.origin, self.picture_key, name, now) for name in names)
-            state = State(status=SUCCEED, updated_at=now, message=message or "", pictures=urls)
+            ends = [end for entry in task.entries for _, end in entry.files]
+            names = [f"{task.id}-{number}.{end}" for number, end in enumerate(ends)]
+            urls = tuple(results.result_url(task.origin, self.result_key, name, now) for name in names)
+            state = State(status=SUCCEED, updated_at=now, message=message or "", results=urls)
         else:
             state = State(status=FAILED, updated_at=now, message=_FAILURE if message is None else message)
         self._change(task, state, notify=notify)

@@ -41,7 +41,7 @@ def judge(rows: list[Document], tasks: list[Document], *, orders: int = 1, timed
         [f"task {number}" for number in range(orders)],
         rows,
         {"callbacks": 5, "duplicate_callbacks": 1},
-        {"tasks": tasks, "requests": {"create": orders, "single": 1, "batch": 0, "picture": 9}},
+        {"tasks": tasks, "requests": {"create": orders, "single": 1, "batch": 0, "result": 9}},
         seconds=1.0,
         timed_out=timed_out,
     )

@@ -10,7 +10,8 @@ from homing.sandbox import SandboxSettings
 from homing.sandbox.callback_factory import UNKNOWN_STATUSES, CallbackFactory
 from homing.sandbox.faults import Faults
 from homing.sandbox.outgoing_callback import OutgoingCallback
-from homing.sandbox.submission import OMNI_IMAGE, Submission
+from homing.sandbox.products import OMNI_IMAGE
+from homing.sandbox.submission import Submission
 from homing.sandbox.task import FAILED, PROCESSING, SUBMITTED, SUCCEED, State, Task
 
 TARGET = "http://127.0.0.1:9/callbacks/kling/token-of-this-task"
@@ -19,14 +20,14 @@ URL = "http://sandbox.invalid/results/1-0.png"
 
 
 def a_task(index: int = 0, *, end: str = SUCCEED) -> Task:
-    last = State(status=end, updated_at=30, pictures=(URL,) if end == SUCCEED else ())
+    last = State(status=end, updated_at=30, results=(URL,) if end == SUCCEED else ())
     return Task(
         index=index,
         id=str(1234567 + index),
         submission=Submission(
             kind=OMNI_IMAGE,
             prompt="a cat",
-            pictures=1,
+            slots=1,
             series=False,
             watermark=False,
             callback_url=TARGET,

@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 
 from homing.sandbox.listing import cursor_page, numbered_page
+from homing.sandbox.products import OMNI_IMAGE
 from homing.sandbox.refusals import Refusal
-from homing.sandbox.submission import OMNI_IMAGE, Submission
+from homing.sandbox.submission import Submission
 from homing.sandbox.task import FAILED, SUBMITTED, SUCCEED, State, Task
 
 DAY = 24 * 3600 * 1000
@@ -13,7 +14,7 @@ NOW = 100 * DAY
 ASKED = Submission(
     kind=OMNI_IMAGE,
     prompt="a cat",
-    pictures=1,
+    slots=1,
     series=False,
     watermark=False,
     callback_url=None,

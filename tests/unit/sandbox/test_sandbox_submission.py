@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
+from homing.sandbox.products import GENERATIONS, OMNI_IMAGE
 from homing.sandbox.refusals import Refusal
-from homing.sandbox.submission import GENERATIONS, OMNI_IMAGE, read
+from homing.sandbox.submission import read
 
 
 def submit(kind: str = OMNI_IMAGE, **body: Any) -> Any:
@@ -21,7 +22,7 @@ def test_body_of_aggregator_page_is_accepted() -> None:
         aspect_ratio="16:9",
         callback_url="https://example.invalid/callbacks",
     )
-    assert (asked.pictures, asked.series, asked.callback_url) == (2, False, "https://example.invalid/callbacks")
+    assert (asked.slots, asked.series, asked.callback_url) == (2, False, "https://example.invalid/callbacks")
 
 
 def test_official_body_is_accepted() -> None:
@@ -37,13 +38,13 @@ def test_official_body_is_accepted() -> None:
         watermark_info={"enabled": True},
         external_task_id="mine-1",
     )
-    assert (asked.pictures, asked.series, asked.watermark, asked.external_id) == (3, True, True, "mine-1")
+    assert (asked.slots, asked.series, asked.watermark, asked.external_id) == (3, True, True, "mine-1")
 
 
-@pytest.mark.parametrize(("amount", "pictures"), [(None, 4), ("auto", 4), (9, 9)])
-def test_series_has_its_own_amount_and_ignores_n(amount: object, pictures: int) -> None:
+@pytest.mark.parametrize(("amount", "slots"), [(None, 4), ("auto", 4), (9, 9)])
+def test_series_has_its_own_amount_and_ignores_n(amount: object, slots: int) -> None:
     asked = submit(model_name="kling-v3-omni", result_type="series", n=1, series_amount=amount)
-    assert asked.pictures == pictures
+    assert asked.slots == slots
 
 
 @pytest.mark.parametrize(
