@@ -89,7 +89,15 @@ def sinks_of(
 
 def discovery_of(tracker: Tracker) -> Discovery:
     """Create the discovery of tasks that only the provider knows."""
-    return Discovery(tracker.store, tracker.providers, tracker.poller, tracker.adoption, clock=tracker.clock)
+    return Discovery(
+        tracker.store,
+        tracker.providers,
+        tracker.poller,
+        tracker.adoption,
+        learner=tracker.learner,
+        budget=tracker.budget,
+        clock=tracker.clock,
+    )
 
 
 def reconciler_of(tracker: Tracker) -> Reconciler:

@@ -1,6 +1,7 @@
 """`homing reconcile`: run only the reconciler, once or until it is stopped, or search the provider's list."""
 
 import asyncio
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from homing.server.web_server import Stop
 from homing.terminal import print_fields, print_json
 from tracker.app import discovery_of, reconciler_of
 from tracker.errors import SettingsError
+from tracker.loops.discovery import Discovery, NoList
 from tracker.model.servers import Part
 from tracker.model.untrusted import JsonObject
 from tracker.service.tracker import Tracker
@@ -48,9 +50,7 @@ async def reconcile(settings: Settings, args: Namespace) -> int:
 async def _reconcile(tracker: Tracker, args: Namespace) -> int:
     if args.discover:
         discovery = discovery_of(tracker)
-        for provider, kind in _listed(tracker, args.kind):
-            _show(args, {"provider": provider, "kind": kind} | asdict(await discovery.discover(provider, kind)))
-        return 0
+        return await _discover(discovery, args, _listed(tracker, args.kind))
     reconciler = reconciler_of(tracker)
     if args.once:
         _show(args, asdict(await reconciler.run_once()))
@@ -63,11 +63,25 @@ async def _reconcile(tracker: Tracker, args: Namespace) -> int:
     return status
 
 
+async def _discover(discovery: Discovery, args: Namespace, lists: Sequence[tuple[str, str]]) -> int:
+    """Read the lists. The provider's address may lack some of them, but not one that ``args`` names."""
+    for provider, kind in lists:
+        try:
+            discovered = await discovery.discover(provider, kind)
+        except NoList as missing:
+            if args.kind is not None:
+                raise
+            sys.stderr.write(f"{missing.detail}\n")
+        else:
+            _show(args, {"provider": provider, "kind": kind} | asdict(discovered))
+    return 0
+
+
 def _listed(tracker: Tracker, kind: str | None) -> Sequence[tuple[str, str]]:
-    """Return (provider, kind) of each list to page: of ``kind``, or by default of all kinds that Homing submits."""
+    """Return (provider, kind) of each list to page: of ``kind``, or by default of all kinds."""
     providers = {name: account.provider.kinds for name, account in tracker.providers.items()}
     if kind is None:
-        return [(name, one.name) for name, kinds in providers.items() for one in kinds.values() if one.submits]
+        return [(name, one.name) for name, kinds in providers.items() for one in kinds.values()]
     lists = [(name, kind) for name, kinds in providers.items() if kind in kinds]
     if not lists:
         known = sorted({one for kinds in providers.values() for one in kinds})

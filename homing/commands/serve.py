@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
     )
     once.add_argument("--once", action="store_true", help="poll what is due now, print the counts, and end")
     once.add_argument("--discover", action="store_true", help="adopt unknown tasks from the provider's list")
-    once.add_argument("--kind", help="with --discover: only this kind (default: all that Homing submits)")
+    once.add_argument("--kind", help="with --discover: only this kind (default: all)")
     show = plain_command(
         commands,
         "demo",

@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 from homing.sandbox import RunningSandbox
 from tests.support.conditions import until
 from tests.support.deployment import HOMING, Server, forever, server
+from tests.support.homing_server import KIND
+from tests.support.kling_examples import REQUESTS
 from tests.support.provider_proxy import Answer, ProviderProxy, Request, provider_proxy
 from tracker.rules.schedule import Policy
 
@@ -163,6 +166,53 @@ async def test_kill_of_homing_serve_before_reply(
         line.script = Request.forwarded
         await homing.start(program=HOMING)
         await check_against_ledger(homing, sandbox, {"external id": await client})
+
+
+async def test_kill_before_reply_at_kind_without_lookup_makes_one_task(
+    tmp_path: Path, kling_sandbox_factory: Callable[..., RunningSandbox]
+) -> None:
+    """The provider made the task and cannot be asked about it. It stays unresolved, and its callback finishes it."""
+    sandbox = kling_sandbox_factory(held=True, intermediate=False)
+    kind = "general/ai-multi-shot"
+    async with provider_proxy(sandbox.base_url) as line, server(tmp_path, line.base_url) as homing:
+
+        async def kill(request: Request) -> Answer | None:
+            reply = await request.forward()
+            if request.method == "POST":
+                homing.kill()
+                await forever()
+            return reply
+
+        async def row() -> dict[str, Any]:
+            [task] = await homing.tasks()
+            return task
+
+        async def unresolved() -> bool:
+            return bool((await row())["reason"] == "unresolved")
+
+        await homing.start()
+        # Whatever another kind has shown, it says nothing about this one.
+        homing.know_lookups(KIND, kind)
+        line.script = kill
+        send = partial(homing.sent, path=f"/kling/v1/{kind}", body=REQUESTS[kind], external_task_id="mine/1")
+        client = asyncio.create_task(send())
+        await homing.dead()
+        line.script = Request.forwarded
+        await homing.start()
+        ours = await client
+        await until(unresolved, within=60, pause=0.1)
+        asked = int((await row())["poll_count"])
+
+        async def asked_often() -> bool:
+            return int((await row())["poll_count"]) >= asked + 3
+
+        await until(asked_often, within=60, pause=0.1)
+        assert await send() == ours
+        [truth] = sandbox.ledger["tasks"]
+        sandbox.finish(truth["id"])
+        await homing.all_home()
+        assert (await row())["status"] == "succeeded"
+    assert sandbox.ledger["requests"]["create"] == 1
 
 
 async def test_two_kills_under_many_submissions(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:

@@ -26,10 +26,10 @@ DUE = timedelta(seconds=5)
 CONSOLE_TEST = {"id": "task_made_up_by_the_console", "status": "submitted", "message": "", "outputs": []}
 
 
-def submit_elsewhere(sandbox: RunningSandbox, **body: Any) -> str:
+def submit_elsewhere(sandbox: RunningSandbox, kind: str = KIND, **body: Any) -> str:
     """Create a task directly at the provider, as user code does. Return the provider task ID."""
     reply = httpx.post(
-        f"{sandbox.base_url}/v1/{KIND}",
+        f"{sandbox.base_url}/v1/{kind}",
         json={"prompt": "elsewhere", **body},
         headers=sandbox.headers,
         trust_env=False,
@@ -87,8 +87,23 @@ async def test_orphan_unknown_to_provider_stays_visible(tmp_path: Path, kling_sa
         assert callback_url not in json.dumps(orphan)
         assert (await homing.client.get("/v1/tasks")).json()["tasks"] == []
         await homing.reconciler.run_once()
-    # The provider's data may lag, so Homing polls a few times, however many callbacks arrive.
-    assert kling_sandbox.ledger["requests"]["single"] == 3
+    # The provider's data may lag, so Homing polls a few times, however many callbacks arrive: each time about all kinds
+    # with one query, and about the two usual ones.
+    requests = kling_sandbox.ledger["requests"]
+    assert (requests["batch"], requests["single"]) == (3, 6)
+
+
+@pytest.mark.parametrize("reseller", [False, True], ids=["with a query over all kinds", "without"])
+async def test_orphan_of_any_kind_is_found(
+    tmp_path: Path, kling_sandbox_factory: SandboxFactory, *, reseller: bool
+) -> None:
+    sandbox = kling_sandbox_factory(held=True, reseller=reseller)
+    async with homing_server(tmp_path, sandbox.base_url, loops=False) as homing:
+        kind = "general/ai-multi-shot"
+        theirs = submit_elsewhere(sandbox, kind, element_frontal_image="https://client.example/cat.png")
+        await homing.client.post(await shared_callback_url(homing), json={"id": theirs, "status": "processing"})
+        await homing.reconcile(lambda: in_state(homing, "adopted"), step=timedelta(seconds=40))
+        assert (await homing.task(theirs)).kind == kind
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'"text"', b'{"id": []}', b"\xff\xfe"])

@@ -1,11 +1,13 @@
 """Every provider passes the shared suite. A new one is a ``ProviderCase`` in ``CASES`` and its samples."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.suites.provider_case import ProviderCase, Sample, samples_of
-from tests.suites.provider_suite import ProviderSuite
+from tests.suites.provider_suite import ProviderSuite, RequestSuite
+from tests.support.kling_examples import REQUESTS
 from tracker.model.untrusted import JsonValue
 from tracker.providers.base import ApiKey, KeyPair
 from tracker.providers.kling import Kling
@@ -70,6 +72,16 @@ KLING = ProviderCase(
     external_id="hm01k9tsv5me8kq3x1w7c0b2n4ra",
 )
 CASES = (KLING,)
+# Each kind has fields of its own. A field with a list in a list fits none of them.
+KINDS = tuple(
+    replace(
+        KLING,
+        kind=kind,
+        body=body | {name: KLING.body[name] for name in ("external_task_id", "callback_url")},
+        bad=tuple((name.split("_list")[0], {name: [["a list in a list"]]}) for name in body),
+    )
+    for kind, body in REQUESTS.items()
+)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.provider.name)
@@ -86,3 +98,12 @@ def sample(request: pytest.FixtureRequest) -> Sample:
 
 class TestProviders(ProviderSuite):
     """The suite, once for each provider."""
+
+
+class TestKinds(RequestSuite):
+    """The part about requests, once for each kind of task."""
+
+    @pytest.fixture(params=KINDS, ids=lambda case: case.kind)
+    def case(self, request: pytest.FixtureRequest) -> ProviderCase:
+        chosen: ProviderCase = request.param
+        return chosen

@@ -23,6 +23,7 @@ from tests.support.forked_server import ROOT, Forked
 from tests.support.homing_server import CAT, CREATE, KIND
 from tests.support.provider_proxy import NO_TLS
 from tracker.model.task import SETTLED
+from tracker.model.untrusted import JsonObject
 from tracker.service.lookups import FOUND_BY_EXTERNAL_ID
 
 PAUSE = 0.1
@@ -96,13 +97,15 @@ class Server:
         await until(ended, within=60, pause=SOON)
         assert self.lives[-1].returncode == -signal.SIGKILL, self.logged()
 
-    async def sent(self, headers: dict[str, str] | None = None, **changes: Any) -> str:
+    async def sent(
+        self, headers: dict[str, str] | None = None, *, path: str = CREATE, body: JsonObject = CAT, **changes: Any
+    ) -> str:
         """Submit like a client that repeats the same request until it gets an answer; return the task ID."""
         answers: list[httpx.Response] = []
 
         async def answered() -> bool:
             try:
-                answers.append(await self.client.post(CREATE, json=CAT | changes, headers=headers))
+                answers.append(await self.client.post(path, json=dict(body) | changes, headers=headers))
             except httpx.TransportError:
                 return False
             return answers[-1].status_code == 200
@@ -124,12 +127,13 @@ class Server:
 
         await until(is_finished, within=60, pause=PAUSE)
 
-    def know_lookups(self) -> None:
+    def know_lookups(self, *kinds: str) -> None:
         """Record that lookups by external ID work, as a poll of the first task does unless its callback is faster."""
         at = int(datetime.now(UTC).timestamp() * 1_000_000)
-        known = (self.environ["HOMING_KLING_BASE_URL"], KIND, FOUND_BY_EXTERNAL_ID, 1, at)
+        url = self.environ["HOMING_KLING_BASE_URL"]
+        known = [(url, kind, FOUND_BY_EXTERNAL_ID, 1, at) for kind in kinds or (KIND,)]
         with closing(sqlite3.connect(self.folder / "homing.db", timeout=30)) as database, database:
-            database.execute("INSERT OR REPLACE INTO capabilities VALUES (?, ?, ?, ?, ?)", known)
+            database.executemany("INSERT OR REPLACE INTO capabilities VALUES (?, ?, ?, ?, ?)", known)
 
     def logged(self) -> str:
         return "".join(path.read_text() for path in sorted(self.folder.glob("life-*.log")))

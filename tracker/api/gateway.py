@@ -22,28 +22,29 @@ from tracker.api.gateway_schemas import (
     IgnoredQuery,
     ListQuery,
     NewTasksEnvelope,
-    OmniImageBody,
     TaskEnvelope,
     TaskListEnvelope,
 )
 from tracker.api.http.base_schemas import Nothing
 from tracker.api.http.body import read_body, require_json
 from tracker.api.http.disconnect import CLIENT_LEFT, disconnected
-from tracker.api.http.endpoint import PROVIDER_ERRORS, ApiEndpoint, ApiRequest, Header
+from tracker.api.http.endpoint import PROVIDER_ERRORS, ApiEndpoint, ApiRequest, BodySchemas, Header
 from tracker.errors import Conflict, InvalidRequest, NotFound, ProviderUnavailable
 from tracker.model.records import TaskFilter
 from tracker.model.task import TAGS_HEADER, Status
 from tracker.model.untrusted import ID_LENGTH, READ_IN_THREAD, identifier, read_object
 from tracker.providers.base import Kind, Order, Provider
 from tracker.providers.kling import Kling
+from tracker.providers.kling_bodies import BODIES
+from tracker.providers.kling_bounds import schemas_of
 from tracker.providers.kling_gateway import legacy_created, legacy_envelope, legacy_task, new_task
+from tracker.providers.kling_kinds import OMNI_IMAGE
 
 gateway_endpoint: Final = partial(ApiEndpoint, group="gateway", dialect=ENVELOPE)
 IDEMPOTENCY_KEY: Final = Header("Idempotency-Key", ID_LENGTH)
 # Enough for 20 tags, even if they are percent-encoded.
 TASK_TAGS: Final = Header(TAGS_HEADER, 8192)
 KLING: Final = "kling"
-OMNI_IMAGE: Final = "images/omni-image"
 PREFIXES: Final = ("/kling", "")
 # Below these prefixes an unknown path is answered in the provider's envelope, because only its clients use them.
 GATEWAY_PREFIXES: Final = ("/kling", "/v1/images", "/v1/videos", "/v1/audio", "/v1/general")
@@ -53,15 +54,16 @@ MAX_BATCH_IDS: Final = 20
 LISTED_STATUSES: Final = tuple(status for status in Status if status is not Status.REJECTED)
 
 
-async def create_task(request: ApiRequest[Nothing, Nothing]) -> Response:
-    """Submit a task of the kind `images/omni-image`."""
+async def create_task(request: ApiRequest[Nothing, Nothing], *, kind: str) -> Response:
+    """Submit a task of a kind."""
     http, resources, limits, tracker = request.http, request.resources, request.limits, request.tracker
     require_json(http)
     key, tags = _idempotency_key(http), _tags(http)
     raw = await read_body(http, resources, limit=limits.gateway_body, within=limits.gateway_body_time)
     provider = tracker.providers[KLING].provider
     large = len(raw) > READ_IN_THREAD
-    order = await asyncio.to_thread(_parse_order, provider, raw) if large else _parse_order(provider, raw)
+    parse = partial(_parse_order, provider, kind, raw)
+    order = await asyncio.to_thread(parse) if large else parse()
     del raw
     submitting = asyncio.create_task(
         tracker.submit(request.client, KLING, order, tags=tags, idempotency_key=key, answered_later=True)
@@ -86,8 +88,8 @@ async def create_task(request: ApiRequest[Nothing, Nothing]) -> Response:
     return JSONResponse(created, background=BackgroundTask(tracker.answered, task.id))
 
 
-def _parse_order(provider: Provider, raw: bytes) -> Order:
-    return provider.order(OMNI_IMAGE, read_object(raw))
+def _parse_order(provider: Provider, kind: str, raw: bytes) -> Order:
+    return provider.order(kind, read_object(raw))
 
 
 async def get_task_of_kind(request: ApiRequest[IgnoredQuery, Nothing], *, kind: str) -> Response:
@@ -166,18 +168,18 @@ def _endpoints(prefix: str, suffix: str) -> Iterator[ApiEndpoint]:
 def _kind_endpoints(kind: Kind, prefix: str, suffix: str) -> Iterator[ApiEndpoint]:
     path = f"{prefix}/v1/{kind.name}"
     name = re.sub(r"\W", "_", kind.name) + suffix
-    if kind.submits:
-        yield gateway_endpoint(
-            "POST",
-            path,
-            create_task,
-            CreatedEnvelope,
-            name=f"create_{name}",
-            summary=f"Submit a task of kind `{kind.name}`",
-            documented_body=OmniImageBody,
-            headers=(IDEMPOTENCY_KEY, TASK_TAGS),
-            errors=(Conflict, *PROVIDER_ERRORS),
-        )
+    body = BODIES[kind.name]
+    yield gateway_endpoint(
+        "POST",
+        path,
+        partial(create_task, kind=kind.name),
+        CreatedEnvelope,
+        name=f"create_{name}",
+        summary=f"Submit a task of kind `{kind.name}`",
+        documented_body=BodySchemas(name=body.__name__, schemas=schemas_of(body)),
+        headers=(IDEMPOTENCY_KEY, TASK_TAGS),
+        errors=(Conflict, *PROVIDER_ERRORS),
+    )
     yield gateway_endpoint(
         "GET",
         path,

@@ -34,8 +34,8 @@ from tracker.errors import (
 from tracker.providers.kling_gateway import error_envelope
 
 GATEWAY_PATHS: Final = (
-    "this gateway has no such path. It takes POST /v1/images/omni-image, GET /v1/{kind} and GET /v1/{kind}/{id} of "
-    "every kind that Homing tracks, and GET /tasks?task_ids=, each also below /kling; /openapi.json lists them"
+    "this gateway has no such path. It takes POST /v1/{kind}, GET /v1/{kind} and GET /v1/{kind}/{id} of every kind of "
+    "task, and GET /tasks?task_ids=, each also below /kling; /openapi.json lists them"
 )
 
 

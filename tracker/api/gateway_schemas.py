@@ -1,6 +1,7 @@
-"""The provider's shapes at the gateway, for /openapi.json. ``tracker.providers.kling_gateway`` makes them.
+"""The provider's answers and queries at the gateway, for /openapi.json. ``tracker.providers.kling_gateway`` makes them.
 
-Documentation: https://kling.ai/document-api, page "Omni-Image", and the resellers' older copy of it.
+Documentation: https://kling.ai/document-api, the page of each product. ``tracker.providers.kling_bodies`` has the
+bodies of create requests.
 """
 
 from typing import Annotated, Literal
@@ -8,34 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from tracker.api.http.base_schemas import Shown
-from tracker.model.untrusted import ID_LENGTH
-from tracker.providers.kling_order import ASPECT_RATIOS, MAX_IMAGES, NEGATIVE_PROMPT_LENGTH, PROMPT_LENGTH
 
 LEGACY_WORD = Literal["submitted", "processing", "succeed", "failed"]
 NEW_WORD = Literal["submitted", "processing", "succeeded", "failed"]
-
-
-class OmniImageBody(BaseModel):
-    """The official body and the resellers'. Fields that are not listed go to the provider unchanged.
-
-    An empty text counts as a missing field.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    prompt: Annotated[str, Field(min_length=1, max_length=PROMPT_LENGTH)]
-    model_name: str | None = None
-    negative_prompt: Annotated[str | None, Field(max_length=NEGATIVE_PROMPT_LENGTH)] = None
-    image: Annotated[str | None, Field(description="The URL of an image, or the image in Base64.")] = None
-    image_fidelity: Annotated[float | None, Field(ge=0, le=1)] = None
-    n: Annotated[int | None, Field(ge=1, le=MAX_IMAGES, description="The number of images. 1.0 counts as 1.")] = None
-    aspect_ratio: Annotated[str | None, Field(json_schema_extra={"enum": [*ASPECT_RATIOS, "", None]})] = None
-    external_task_id: Annotated[
-        str | None, Field(max_length=ID_LENGTH, description="Your own ID. It must be unique among your tasks.")
-    ] = None
-    callback_url: Annotated[
-        str | None, Field(description="An https URL on the public internet. Homing calls it in the provider's shape.")
-    ] = None
 
 
 class IgnoredQuery(BaseModel):

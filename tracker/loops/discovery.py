@@ -10,11 +10,16 @@ from tracker.model.records import Orphan
 from tracker.model.task import ClientIdentity, Task
 from tracker.providers.base import Account, BadCredential, Busy, Found, Missing, Unknown, Unsupported
 from tracker.providers.masking import masked
+from tracker.rules.learning import Group
 from tracker.service.adoption import Adoption, TrackRequest
+from tracker.service.budget import Budget
+from tracker.service.learner import Learner
 from tracker.service.polling import Poll, Poller
 from tracker.storage.store import Store
 
 ORPHAN_CHECKS: Final = 3
+# Of the kinds of an orphan whose kind is unknown, so many are asked about even if no task of any kind has its ID.
+USUAL_KINDS: Final = 2
 ORPHAN_GAP: Final = timedelta(seconds=30)
 LIST_PAGES: Final = 1_000
 UNRESOLVED: Final = 1_000
@@ -22,6 +27,10 @@ WINDOW: Final = timedelta(minutes=1)
 ORIGIN: Final = "discover"
 DELETED: Final = "its task was deleted after the retention time"
 DISCOVERER: Final = ClientIdentity(name="local")
+
+
+class NoList(ProviderUnavailable):
+    """The provider's address offers no list of a kind."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,36 +59,65 @@ class Discovery:
         poller: Poller,
         adoption: Adoption,
         *,
+        learner: Learner,
+        budget: Budget,
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._accounts = accounts
         self._poller = poller
         self._adoption = adoption
+        self._learner = learner
+        self._budget = budget
         self._clock = clock
 
     async def check(self, account: Account, orphan: Orphan) -> bool:
         """Poll the provider about an orphan, and adopt it if it is a task of this account.
 
-        If its kind is unknown, Homing tries each kind that it submits, with one request per kind. A task that retention
-        has deleted stays deleted.
+        The caller has taken one request from the budget. If the kind is unknown, further requests are taken here. A
+        task that retention has deleted stays deleted.
         """
         if await self._is_deleted(account, orphan.provider_task_id):
             await self._settle(orphan, state="orphan", why=DELETED)
             return False
-        kinds = account.provider.kinds
-        names = [orphan.kind] if orphan.kind is not None else [name for name, kind in kinds.items() if kind.submits]
-        absent = 0
-        for name in names:
+        absent = asked = 0
+        for name in await self._kinds_to_ask(account, orphan):
+            if asked and not self._budget.take_for_orphan(self._clock()):
+                break
+            asked += 1
             outcome = await self._poller.query(account, name, orphan.provider_task_id)
             if isinstance(outcome, Found):
                 return await self._confirmed(account, orphan, name, outcome)
             absent += isinstance(outcome, Missing)
-        unknown = absent == len(names)
-        why = "the provider does not know it" if unknown else "Homing could not get it from the provider"
+            if isinstance(outcome, Busy | BadCredential):
+                break
+        why = "the provider does not know it" if absent == asked else "Homing could not get it from the provider"
         # The first callback may arrive before the provider's queries know the task, so one denial is not enough.
         await self._leave(orphan, why)
         return False
+
+    async def _kinds_to_ask(self, account: Account, orphan: Orphan) -> Sequence[str]:
+        """Return the kinds to ask about in this check, those with the most finished tasks first.
+
+        Without a kind, one query over all kinds shows whether there is such a task at all. If it shows none, the usual
+        kinds are asked nevertheless, because that query may not see every task.
+        """
+        if orphan.kind is not None:
+            return [orphan.kind]
+        learned = self._learner.habits.run_times
+
+        def finished(kind: str) -> int:
+            known = learned.get(Group(account.provider.name, kind))
+            return 0 if known is None else len(known.seconds)
+
+        names = sorted(account.provider.kinds, key=finished, reverse=True)
+        if not await self._poller.batches(account) or not self._budget.take_for_orphan(self._clock()):
+            return names
+        outcome = await self._poller.query_many(account, [orphan.provider_task_id])
+        if not isinstance(outcome, Sequence):
+            return names
+        listed = any(found.report.provider_task_id == orphan.provider_task_id for found in outcome)
+        return names if listed else names[:USUAL_KINDS]
 
     async def _confirmed(self, account: Account, orphan: Orphan, kind: str, found: Found) -> bool:
         # The callback has only Homing's ID. Only the provider knows which of its tasks that is.
@@ -105,13 +143,15 @@ class Discovery:
         A listed task without an external ID may belong to an unresolved submission. The list cannot verify that, so
         Homing leaves it to the operator.
 
-        Raises: ProviderUnavailable, if a page cannot be read.
+        Raises: NoList, and ProviderUnavailable, if a page cannot be read.
         """
         account = self._accounts[provider]
         result = Discovered()
         unresolved = await self._store.tasks.unresolved(provider=provider, kind=kind, limit=UNRESOLVED)
         for page in range(1, LIST_PAGES + 1):
             outcome = await self._poller.list_page(account, kind, page)
+            if isinstance(outcome, Unsupported) and page == 1:
+                raise NoList(f"the provider has no list of {kind}")
             if not isinstance(outcome, Sequence):
                 why = masked(_why(outcome), account.credential)
                 raise ProviderUnavailable(f"page {page} of the provider's list could not be read: {why}")

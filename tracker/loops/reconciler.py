@@ -196,7 +196,7 @@ class Reconciler:
             return []
         counts.requests += 1
         polled_at = self._clock()
-        outcome = await self._poller.query_many(account, tasks)
+        outcome = await self._poller.query_many(account, [task.provider_task_id or "" for task in tasks])
         self._silent[account.name] = self._silent[account.name] + 1 if isinstance(outcome, Unknown) else 0
         if isinstance(outcome, Sequence):
             found = {one.report.provider_task_id: one for one in outcome}

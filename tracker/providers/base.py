@@ -68,13 +68,14 @@ class Capabilities:
 class Kind:
     """One product: its path name, the usual run time of its tasks, and the deadline.
 
-    Tasks of any kind may be expected, adopted and polled. Homing submits only tasks of a kind that ``submits``.
+    ``looks_up`` is false if the provider documents no query by external ID for this kind. Then a "not found" about an
+    external ID proves nothing.
     """
 
     name: str
     usual: timedelta
     deadline: timedelta
-    submits: bool = False
+    looks_up: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +209,7 @@ class Provider(Protocol):
 
     @property
     def kinds(self) -> Mapping[str, Kind]:
-        """The kinds of tasks that Homing tracks, by path name. It submits only kinds with ``Kind.submits``."""
+        """The kinds of tasks that Homing submits and tracks, by path name."""
 
     def order(self, kind: str, body: JsonObject) -> Order:
         """Validate a client's create request. Raises: InvalidRequest, with the field and its bound."""

@@ -1,7 +1,8 @@
-"""Kling: the provider of ``/v1/images/omni-image`` and related paths, official or resold.
+"""Kling: the provider of ``/v1/images/omni-image`` and all other legacy paths with tasks, official or resold.
 
 Documentation: https://kling.ai/document-api (each page also as ``<address>.md``), quoted by page name beside the rules
-here and in the modules that do the reading: ``kling_order`` (a caller's body), ``kling_replies`` (what a reply means),
+here and in the modules that do the reading: ``kling_kinds`` (the products), ``kling_bodies`` (the fields of a create
+request), ``kling_order`` (a client's request), ``kling_replies`` (what a reply means),
 ``kling_submits`` (what an answer to a create proves), ``kling_reports`` (callbacks, and what is said about a task).
 ``kling_gateway`` writes the same shapes for our own clients.
 """
@@ -19,39 +20,10 @@ from tracker.model.targets import PUBLIC_ONLY, Allowed
 from tracker.model.untrusted import JsonObject
 from tracker.providers import kling_replies, kling_reports, kling_submits
 from tracker.providers.base import ApiKey, Call, Capabilities, Credential, KeyPair, Kind, Order
+from tracker.providers.kling_kinds import KINDS
 from tracker.providers.kling_order import CALLBACK_URL, EXTERNAL_ID, read_order
 
 DEADLINE: Final = timedelta(hours=24)
-
-# The legacy asynchronous products by path, with the observed run time of their tasks in seconds. Without a published
-# time, it is the time of a similar product. A new product needs a line here. For submissions, `kling_order` must also
-# know its body.
-_USUAL_SECONDS: Final[Mapping[str, int]] = MappingProxyType(
-    {
-        "images/omni-image": 40,
-        "images/generations": 24,
-        "images/multi-image2image": 40,
-        "images/editing/expand": 40,
-        "images/kolors-virtual-try-on": 40,
-        "videos/text2video": 120,
-        "videos/image2video": 120,
-        "videos/omni-video": 120,
-        "videos/multi-image2video": 120,
-        "videos/multi-elements": 120,
-        "videos/motion-control": 120,
-        "videos/video-extend": 120,
-        "videos/advanced-lip-sync": 120,
-        "videos/lip-sync": 120,
-        "videos/effects": 120,
-        "videos/avatar/image2video": 120,
-        "audio/text-to-audio": 40,
-        "audio/video-to-audio": 40,
-        "general/ai-multi-shot": 40,
-        "general/custom-voices": 9,
-        "general/advanced-custom-elements": 5,
-    }
-)
-_SUBMITTED: Final = frozenset({"images/omni-image"})
 
 # `GET /tasks` accepts 20 IDs (live: 21 get 400/1201). A page of a list may have 500 tasks, but with a hundred a reply
 # stays well below every size limit.
@@ -82,15 +54,14 @@ class Kling:
     )
     kinds: Final[Mapping[str, Kind]] = MappingProxyType(
         {
-            name: Kind(name=name, usual=timedelta(seconds=seconds), deadline=DEADLINE, submits=name in _SUBMITTED)
-            for name, seconds in _USUAL_SECONDS.items()
+            name: Kind(name=name, usual=timedelta(seconds=kind.seconds), deadline=DEADLINE, looks_up=kind.looks_up)
+            for name, kind in KINDS.items()
         }
     )
 
     def order(self, kind: str, body: JsonObject) -> Order:
-        if kind not in _SUBMITTED:
-            supported = ", ".join(sorted(_SUBMITTED))
-            raise InvalidRequest(f"tasks of kind {kind!r:.100} cannot be submitted here; supported: {supported}")
+        if kind not in KINDS:
+            raise InvalidRequest(f"there is no kind {kind!r:.100}. Choose from {', '.join(sorted(KINDS))}")
         return read_order(kind, body, self._allowed)
 
     def authorization(self, credential: Credential, now: datetime) -> Mapping[str, str]:

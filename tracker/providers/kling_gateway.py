@@ -13,6 +13,7 @@ from typing import Final
 from tracker.model import facts
 from tracker.model.task import Asset, Status, Task
 from tracker.model.untrusted import JsonObject, JsonValue, milliseconds
+from tracker.providers.kling_kinds import OMNI_IMAGE
 
 LEGACY_STATUSES: Final[Mapping[Status, str]] = MappingProxyType(
     {
@@ -35,11 +36,14 @@ INFERRED_MESSAGES: Final[Mapping[Status, str]] = MappingProxyType(
 )
 
 SERIES: Final = "series"
-OMNI_IMAGE: Final = "images/omni-image"
 _LISTS: Final[Mapping[str, str]] = MappingProxyType(
     {"image": "images", "video": "videos", "audio": "audios", "voice": "voices", "element": "elements"}
 )
 _ID_FIELDS: Final[Mapping[str, str]] = MappingProxyType({"voice": "voice_id", "element": "element_id"})
+# Homing does not store these fields of a result. They repeat the request.
+_NAMES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"voice": ("voice_name",), "element": ("element_name", "element_description", "reference_type")}
+)
 _PACKAGES: Final[Mapping[str, str]] = MappingProxyType({"images": "image", "videos": "video", "audio": "audio"})
 _AMOUNT: Final = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 
@@ -145,7 +149,7 @@ def _legacy_result(task: Task) -> JsonObject:
         name = "series_images" if first.group == SERIES else _LISTS.get(first.kind, f"{first.kind}s")
         listed = result.setdefault(name, [])
         assert isinstance(listed, list)
-        listed.append(_legacy_entry(entry))
+        listed.append(_legacy_entry(task, entry))
     if result and task.kind == OMNI_IMAGE:
         result["result_type"] = "series" if "series_images" in result else "single"
     return result
@@ -169,9 +173,10 @@ def _entry_key(asset: Asset) -> tuple[str, str | None, int, bool]:
     return asset.kind, asset.provider_asset_id, asset.index, asset.group == SERIES
 
 
-def _legacy_entry(files: list[Asset]) -> JsonObject:
+def _legacy_entry(task: Task, files: list[Asset]) -> JsonObject:
     first = files[0]
     entry: JsonObject = {"index": first.index} if first.kind == "image" else {}
+    entry |= {name: task.request[name] for name in _NAMES.get(first.kind, ()) if name in task.request}
     if first.provider_asset_id is not None:
         entry[_ID_FIELDS.get(first.kind, "id")] = _legacy_id(first)
     for file in files:
@@ -185,9 +190,13 @@ def _legacy_file(file: Asset) -> JsonObject:
         return fields | ({f"duration_{file.group}": file.duration} if file.duration else {})
     if file.kind == "voice":
         return {"trial_url": file.url} if file.url else {}
-    name = "url_" + file.group.removeprefix("view-") if file.group.startswith("view-") else "url"
-    url: JsonObject = {name: file.url} if file.url else {}
+    url: JsonObject = {_url_field(file): file.url} if file.url else {}
     return url | ({"duration": file.duration} if file.duration else {})
+
+
+def _url_field(file: Asset) -> str:
+    """Return the field with the URL. A picture of a subject has one for each of its three views."""
+    return "url_" + file.group.removeprefix("view-") if file.group.startswith("view-") else "url"
 
 
 def _legacy_id(asset: Asset) -> JsonValue:
@@ -204,11 +213,17 @@ def _output(task: Task, files: list[Asset]) -> JsonObject:
     for file in files:
         audio = file.group if file.group in {"mp3", "wav"} else None
         if file.url:
-            output[f"{audio}_url" if audio else "url"] = file.url
+            output[f"{audio}_url" if audio else _url_field(file)] = file.url
         if file.duration:
             output[f"{audio}_duration" if audio else "duration"] = file.duration
     if first.watermark_url:
         output["watermark_url"] = first.watermark_url
+    # The new dialect has "name" instead of "voice_name".
+    output |= {
+        name.partition("_")[2]: task.request[name]
+        for name in _NAMES.get(first.kind, ())
+        if name in task.request and name != "reference_type"
+    }
     # All files of a series are one group. The provider's name of the group is not stored.
     return output | ({"group_id": task.id} if first.group == SERIES else {})
 

@@ -1,43 +1,63 @@
-"""The create request for Kling's omni-image: the checks, and the parts that Homing stores and forwards.
+"""The client's create request for any kind of Kling: the checks, and the parts that Homing stores and forwards.
 
-Documentation: https://kling.ai/document-api, page "Omni-Image" (also
-https://app.klingai.com/cn/dev/document-api/apiReference/model/OmniImage), and the resellers' older copy of that page.
-These documents disagree about models, fields and limits. So this module refuses only values that all of them forbid.
-All other fields, also unknown ones, go to the provider unchanged.
+``kling_bodies`` has the fields. All fields go to the provider unchanged, also unknown ones, except the client's
+external ID and callback URL: Homing sends its own.
 """
 
 import base64
 import binascii
 import hashlib
 import json
-import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Final, TypeGuard
+import re
+from typing import Final
+
+import msgspec
 
 from tracker.errors import InvalidRequest
 from tracker.model.targets import PUBLIC_ONLY, Allowed, callback_refusal
 from tracker.model.untrusted import ID_LENGTH, JsonObject, JsonValue, identifier
 from tracker.providers.base import Order
+from tracker.providers.kling_bodies import BODIES, CreateBody
+from tracker.providers.kling_bounds import bound_at
 
 EXTERNAL_ID: Final = "external_task_id"
 CALLBACK_URL: Final = "callback_url"
 MODEL: Final = "model_name"
 COUNT: Final = "n"
 
-PROMPT_LENGTH: Final = 5_000  # 2,500 in the official page, 5,000 in the resellers' schema
-NEGATIVE_PROMPT_LENGTH: Final = 2_500  # 2,000 in the resellers' schema, 2,500 on related official pages
-MAX_IMAGES: Final = 9
-ASPECT_RATIOS: Final = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "auto")
-
+# The fields with a picture, a sound or a video, in any kind and at any depth: a URL, or the content in Base64. The ones
+# that are documented as a URL are here too, because a client may still send content.
+MEDIA_FIELDS: Final = frozenset(
+    {
+        "audio_file",
+        "audio_url",
+        "cloth_image",
+        "element_frontal_image",
+        "frontal_image",
+        "human_image",
+        "image",
+        "image_tail",
+        "image_url",
+        "images",
+        "mask",
+        "scene_image",
+        "sound_file",
+        "static_mask",
+        "style_image",
+        "subject_image",
+        "video_url",
+        "voice_url",
+    }
+)
 # A longer text is stored as digest and size in any field, because an unknown field may contain an image.
 MAX_STORED_TEXT: Final = 8_192
 # The limit of all stored fields, in characters of JSON. Every event of the task contains them.
 MAX_STORED_FIELDS: Final = 32_768
 NOT_STORED: Final = "not_shown"
-IMAGE_FIELD: Final = "image"
 
-_Check = Callable[[JsonValue], bool]
+_ERROR: Final = re.compile(r"(?P<why>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
+_OUT_OF_BOUNDS: Final = ("Expected", "Invalid")
+_MISSING: Final = re.compile(r"Object missing required field `(\w+)`")
 
 
 def read_order(kind: str, body: JsonObject, allowed: Allowed = PUBLIC_ONLY) -> Order:
@@ -45,8 +65,9 @@ def read_order(kind: str, body: JsonObject, allowed: Allowed = PUBLIC_ONLY) -> O
 
     Raises: InvalidRequest, with the field and its bound.
     """
-    body = _without_empty(body)
-    _check_fields(body)
+    shape = BODIES[kind]
+    body = _without_empty(body, shape)
+    _check(body, shape)
     given = body.get(CALLBACK_URL)
     callback_url = given if isinstance(given, str) else None
     if callback_url is not None and (wrong := callback_refusal(callback_url, allowed)) is not None:
@@ -68,66 +89,42 @@ def read_order(kind: str, body: JsonObject, allowed: Allowed = PUBLIC_ONLY) -> O
         raise InvalidRequest("the body is not JSON, or its nesting is too deep") from None
 
 
-def _without_empty(body: JsonObject) -> JsonObject:
-    """Remove empty known fields. Some clients send every field, with an empty text for a missing value."""
-    given = {name: value for name, value in body.items() if value != "" or name not in _FIELDS}
-    if isinstance(count := given.get(COUNT), float) and _is_count(count):
+def _without_empty(body: JsonObject, shape: type[CreateBody]) -> JsonObject:
+    """Remove empty known fields. Some clients send every field, with an empty text for a missing value.
+
+    JavaScript and PHP clients may write the number 1 as 1.0.
+    """
+    known = shape.__struct_fields__
+    given = {name: value for name, value in body.items() if value != "" or name not in known}
+    if isinstance(count := given.get(COUNT), float) and count.is_integer():
         given[COUNT] = int(count)
     return given
 
 
-def _check_fields(body: JsonObject) -> None:
-    if body.get("prompt") is None:
-        raise InvalidRequest(f"prompt is required: a text of 1 to {PROMPT_LENGTH} characters")
-    for name, (fits, bound) in _FIELDS.items():
-        value = body.get(name)
-        if value is not None and not fits(value):
-            raise InvalidRequest(f"{name} must be {bound}")
+def _check(body: JsonObject, shape: type[CreateBody]) -> None:
+    """Check the known fields. Raises: InvalidRequest, with the field and its bound."""
+    # A null is a missing field.
+    given = {name: value for name, value in body.items() if value is not None}
+    try:
+        msgspec.convert(given, shape)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(_explained(str(error), shape)) from None
+    if EXTERNAL_ID in given and identifier(given[EXTERNAL_ID]) is None:
+        raise InvalidRequest(f"{EXTERNAL_ID} must be a text of 1 to {ID_LENGTH} printable characters")
 
 
-def _is_prompt(value: JsonValue) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= PROMPT_LENGTH
-
-
-def _is_text(value: JsonValue) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: JsonValue) -> bool:
-    """Return whether a value is a whole number in its bounds. JavaScript and PHP clients may write 1 as 1.0."""
-    return _is_number(value) and value == int(value) and 1 <= value <= MAX_IMAGES
-
-
-def _is_share(value: JsonValue) -> bool:
-    return _is_number(value) and 0 <= value <= 1
-
-
-def _is_number(value: JsonValue) -> TypeGuard[int | float]:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_external_id(value: JsonValue) -> bool:
-    return isinstance(value, str) and identifier(value) is not None
-
-
-_FIELDS: Final[Mapping[str, tuple[_Check, str]]] = MappingProxyType(
-    {
-        "prompt": (_is_prompt, f"a text of 1 to {PROMPT_LENGTH} characters"),
-        MODEL: (_is_text, "a text"),
-        "negative_prompt": (
-            lambda value: isinstance(value, str) and len(value) <= NEGATIVE_PROMPT_LENGTH,
-            f"a text of at most {NEGATIVE_PROMPT_LENGTH} characters",
-        ),
-        IMAGE_FIELD: (_is_text, "a text: the URL of an image, or the image in Base64"),
-        "image_fidelity": (_is_share, "a number from 0 to 1"),
-        COUNT: (_is_count, f"an integer from 1 to {MAX_IMAGES}"),
-        "aspect_ratio": (lambda value: value in ASPECT_RATIOS, f"one of {', '.join(ASPECT_RATIOS)}"),
-        EXTERNAL_ID: (_is_external_id, f"a text of 1 to {ID_LENGTH} printable characters"),
-        CALLBACK_URL: (_is_text, "an https URL"),
-    }
-)
+def _explained(error: str, shape: type[CreateBody]) -> str:
+    """Return an error of the decoder with the bound of its field."""
+    match = _ERROR.fullmatch(error)
+    assert match is not None
+    why, path = match["why"], match["path"] or ""
+    if missing := _MISSING.fullmatch(why):
+        path = f"{path}.{missing[1]}".lstrip(".")
+        return f"{path} is required: {bound_at(path, shape)}"
+    if why.startswith(_OUT_OF_BOUNDS):
+        return f"{path} must be {bound_at(path, shape)}"
+    # No field of a group is given. ``kling_bodies`` names the group.
+    return f"{path}: {why}" if path else why
 
 
 def _canonical(body: JsonObject) -> str:
@@ -159,7 +156,7 @@ def _shown(name: str, value: JsonValue) -> JsonValue:
         return [_shown(name, below) for below in value]
     if not isinstance(value, str):
         return value
-    inline = name == IMAGE_FIELD and value and not value.lower().startswith(("http://", "https://"))
+    inline = name in MEDIA_FIELDS and value and not value.lower().startswith(("http://", "https://"))
     return _digest(value) if inline or len(value) > MAX_STORED_TEXT else value
 
 

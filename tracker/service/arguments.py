@@ -22,15 +22,6 @@ def kind_named(account: Account, kind: str) -> Kind:
     return named
 
 
-def submitted_kind(account: Account, kind: str) -> Kind:
-    """Return a task kind that Homing submits. Raises InvalidRequest with the kinds that it does."""
-    named = kind_named(account, kind)
-    if not named.submits:
-        known = ", ".join(sorted(name for name, one in account.provider.kinds.items() if one.submits))
-        raise InvalidRequest(f"Homing does not submit tasks of kind {named.name}. Choose from {known}")
-    return named
-
-
 def bounded(value: str, name: str) -> str:
     """Return an ID from a client. Raises InvalidRequest with the name of its field."""
     checked = identifier(value)

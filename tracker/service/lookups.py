@@ -32,7 +32,12 @@ class Lookups:
         self._turns: dict[tuple[Purpose, str, str], tuple[datetime, timedelta]] = {}
 
     async def proven(self, account: Account, kind: str) -> bool:
-        """Return whether a lookup by external ID found its task at the URL, for the kind."""
+        """Return whether a lookup by external ID found its task at the URL, for the kind.
+
+        A kind without a documented lookup is never proven: there, "not found" is no news about the task.
+        """
+        if not _looks_up(account, kind):
+            return False
         seen = await self._store.accounts.capability(account.base_url, kind, FOUND_BY_EXTERNAL_ID)
         return seen is not None and seen[0]
 
@@ -42,6 +47,8 @@ class Lookups:
         ``plan`` brings the first poll of an accepted task forward. ``ask`` makes a poll a lookup. ``search`` finds a
         task for a lookup, because the recovery of another task needs the result.
         """
+        if not _looks_up(account, kind):
+            return False
         key = (purpose, account.base_url, kind)
         now = self._clock()
         since, gap = self._turns.get(key, (now, timedelta()))
@@ -55,6 +62,11 @@ class Lookups:
             return True
         self._turns[key] = (now, min(TRUSTED_FOR - (now - seen[1]), LONGEST_GAP))
         return False
+
+
+def _looks_up(account: Account, kind: str) -> bool:
+    named = account.provider.kinds.get(kind)
+    return named is None or named.looks_up
 
 
 def can_prove(task: Task) -> bool:

@@ -207,9 +207,9 @@ class Poller:
         read = partial(account.provider.read_query, task_id=task_id, external=external)
         return await self._answer(account, call, read, within=time)
 
-    async def query_many(self, account: Account, tasks: Sequence[Task]) -> ManyOutcome:
+    async def query_many(self, account: Account, task_ids: Sequence[str]) -> ManyOutcome:
         """Query many tasks with one call, by the provider's IDs. Return every failure as an outcome."""
-        call = account.provider.query_many([task.provider_task_id or "" for task in tasks])
+        call = account.provider.query_many(task_ids)
         outcome = await self._answer(account, call, account.provider.read_query_many, within=self._rules.policy.query)
         if isinstance(outcome, Unsupported):
             seen = Seen(base_url=account.base_url, kind="", name=BATCH_QUERY, present=False, at=self._clock())

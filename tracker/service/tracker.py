@@ -32,7 +32,7 @@ from tracker.rules.learning import Habits
 from tracker.rules.outcomes import Rules
 from tracker.rules.schedule import Policy
 from tracker.service.adoption import Adoption, TrackRequest
-from tracker.service.arguments import kind_named, own_tasks, submitted_kind
+from tracker.service.arguments import kind_named, own_tasks
 from tracker.service.budget import Budget
 from tracker.service.callback_urls import CallbackUrls
 from tracker.service.client_polls import ClientPolls
@@ -191,7 +191,7 @@ class Tracker:
             SubmitRequest(
                 client=client,
                 account=account,
-                kind=submitted_kind(account, order.kind),
+                kind=kind_named(account, order.kind),
                 order=order,
                 tags=tags,
                 idempotency_key=idempotency_key,

@@ -24,14 +24,17 @@ from tests.support.api_harness import (
 )
 from tests.support.api_keys import LOCAL_ACCESS
 from tests.support.builders import OMNI, a_sink, a_task, an_entry, an_event
+from tests.support.kling_examples import REQUESTS
 from tests.support.published_events import a_success
 from tracker.api import Limits, create_api, routes
 from tracker.api.app import endpoints
 from tracker.api.gateway import PREFIXES
 from tracker.api.http.openapi import describe, errors_of
 from tracker.api.http.route import ApiRoute, RouteIndex
+from tracker.errors import InvalidRequest
 from tracker.model.event import JSON_TYPE
 from tracker.providers.kling import Kling
+from tracker.providers.kling_bodies import BODIES as BODIES_OF_KINDS
 
 DOCUMENT: dict[str, Any] = dict(describe(endpoints()))
 BODIES: dict[str, dict[str, Any]] = {
@@ -43,6 +46,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "replay": {"sink": "shop", "dead_letter": True},
     "dead_letter_deliveries": {"sink": "shop"},
     "create_images_omni_image": {"prompt": "a cat", "anything": [1]},
+    "create_videos_text2video": {"prompt": "a cat", "anything": [1]},
 }
 # Ask for JSON where a stream is also possible, because a stream does not end.
 PLAIN = {"accept": JSON_TYPE}
@@ -74,7 +78,7 @@ OPERATIONS = [
     (method, path, operation) for path, methods in DOCUMENT["paths"].items() for method, operation in methods.items()
 ]
 NAMES = [operation["operationId"] for _, _, operation in OPERATIONS]
-# The task kinds of the gateway differ only in their path. One kind with submission and one without represent all.
+# The task kinds of the gateway differ only in their path and body. Two of them represent all.
 SHOWN_KINDS = ("images/omni-image", "videos/text2video")
 KIND_OF = {f"{prefix}/v1/{kind}{ref}": kind for kind in Kling.kinds for prefix in PREFIXES for ref in ("", "/{ref}")}
 EACH = [each for each in OPERATIONS if KIND_OF.get(each[1], SHOWN_KINDS[0]) in SHOWN_KINDS]
@@ -199,7 +203,7 @@ async def test_operation_errors_are_documented(method: str, path: str, operation
 def wrong_values(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield one body per property in which this property has a type that no property accepts."""
     for name in schema.get("properties", {}):
-        yield {name: {"an": "object"}}
+        yield {name: [["a list in a list"]]}
 
 
 def documented(operation: dict[str, Any], reply: httpx.Response) -> bool:
@@ -310,3 +314,29 @@ async def test_documented_page_reply_equals_create_reply(api: ApiHarness) -> Non
     for shape, shown in ((PAGE["reply"], reply), (PAGE["reply"]["data"], reply["data"])):
         for name, field in shape.items():
             assert name == "data" or fits(field, shown[name])
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_body_of_each_kind_is_documented_as_it_is_checked(kind: str) -> None:
+    """The schema and the check accept the same request, and refuse the same wrong ones."""
+    name = BODIES_OF_KINDS[kind].__name__
+    schema = DOCUMENT["components"]["schemas"][name]
+    body = REQUESTS[kind]
+    assert fits(schema, body)
+    assert Kling().order(kind, dict(body)).body == body
+    for field in schema["properties"]:
+        wrong = dict(body) | {field: [["a list in a list"]]}
+        assert not fits(schema, wrong), field
+        with pytest.raises(InvalidRequest, match=field.split("_list")[0]):
+            Kling().order(kind, wrong)
+    groups = [one["required"][0] for group in schema.get("allOf", []) for one in group["anyOf"]]
+    for field in schema["required"]:
+        less = {given: value for given, value in body.items() if given != field}
+        assert not fits(schema, less), field
+        with pytest.raises(InvalidRequest, match=f"{field} is required"):
+            Kling().order(kind, less)
+    if groups:
+        less = {given: value for given, value in body.items() if given not in groups}
+        assert not fits(schema, less)
+        with pytest.raises(InvalidRequest, match=f"{groups[0]} or"):
+            Kling().order(kind, less)

@@ -136,8 +136,7 @@ def test_task_list_page_is_requested_by_number() -> None:
     assert (call.path, call.query) == ("/v1/videos/text2video", {"pageNum": "3", "pageSize": "100"})
 
 
-def test_other_kinds_can_be_polled_but_not_sent() -> None:
-    assert [name for name, kind in KLING.kinds.items() if kind.submits] == [OMNI_IMAGE]
+def test_query_of_nested_kind_keeps_its_path() -> None:
     assert KLING.query("videos/avatar/image2video", "1").path == "/v1/videos/avatar/image2video/1"
 
 

@@ -16,7 +16,7 @@ from tracker.api.http.problems import PROBLEMS, ErrorDialect
 from tracker.errors import CredentialRefused, HomingError, NotFound, Overloaded, ProviderUnavailable, TooMany
 from tracker.model.event import JSON_TYPE
 from tracker.model.task import ClientIdentity
-from tracker.model.untrusted import identifier
+from tracker.model.untrusted import JsonObject, identifier
 from tracker.service.tracker import Tracker
 
 QueryT = TypeVar("QueryT", bound=BaseModel)
@@ -35,6 +35,14 @@ class Header(NamedTuple):
 
 class NothingHere(NotFound):
     """A path that does not exist, as opposed to a task that does not exist."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodySchemas:
+    """The JSON schemas of a request body: of the body ``name``, and of the parts that it refers to."""
+
+    name: str
+    schemas: Mapping[str, JsonObject]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +78,7 @@ class ApiEndpoint:
     - ``reply``: the schema of the answer. ``also``: more statuses with that schema. ``bare``: statuses without a body.
     - ``streams``: the media type, if the answer may be a stream instead.
     - ``errors``: errors that only this endpoint raises. ``headers``: request headers that it reads.
-    - ``documented_body``: the schema of a body that ``answer`` reads itself.
+    - ``documented_body``: the schemas of a body that ``answer`` reads itself.
     - ``all_clients``: a key that sees all clients is required. ``secured``: a key is required.
     """
 
@@ -88,7 +96,7 @@ class ApiEndpoint:
     bare: tuple[HTTPStatus, ...] = ()
     streams: str | None = None
     errors: tuple[type[HomingError], ...] = ()
-    documented_body: type[BaseModel] | None = None
+    documented_body: BodySchemas | None = None
     headers: tuple[Header, ...] = ()
     all_clients: bool = False
     secured: bool = True

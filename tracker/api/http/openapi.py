@@ -62,7 +62,7 @@ def errors_of(endpoint: ApiEndpoint) -> tuple[type[HomingError], ...]:
         errors = (*errors, Forbidden)
     if endpoint.secured:
         errors = (*errors, *AT_ADMISSION)
-    if _body_of(endpoint) is not None:
+    if _body_name(endpoint) is not None:
         errors = (*errors, *AT_BODY)
     if "{ref}" in endpoint.path:
         errors = (*errors, NotFound)
@@ -79,14 +79,16 @@ def _operation(endpoint: ApiEndpoint) -> JsonObject:
         "responses": _responses(endpoint),
         "security": [{"key": []}] if endpoint.secured else [],
     }
-    body = _body_of(endpoint)
+    body = _body_name(endpoint)
     if body is not None:
         operation["requestBody"] = {"required": True, "content": {JSON_TYPE: {"schema": _reference(body)}}}
     return operation
 
 
-def _body_of(endpoint: ApiEndpoint) -> type[BaseModel] | None:
-    return endpoint.documented_body or (None if endpoint.body is Nothing else endpoint.body)
+def _body_name(endpoint: ApiEndpoint) -> str | None:
+    if endpoint.documented_body is not None:
+        return endpoint.documented_body.name
+    return None if endpoint.body is Nothing else endpoint.body.__name__
 
 
 def _responses(endpoint: ApiEndpoint) -> JsonObject:
@@ -104,7 +106,7 @@ def _responses(endpoint: ApiEndpoint) -> JsonObject:
         named = titles.setdefault(dialect.status(error), [])
         if error.title not in named:
             named.append(error.title)
-    content: JsonObject = {dialect.media_type: {"schema": _reference(dialect.schema)}}
+    content: JsonObject = {dialect.media_type: {"schema": _reference(dialect.schema.__name__)}}
     for status in sorted(titles):
         if str(status) not in responses:
             responses[str(status)] = {"description": "; ".join(titles[status]), "content": content}
@@ -112,7 +114,7 @@ def _responses(endpoint: ApiEndpoint) -> JsonObject:
 
 
 def _content(endpoint: ApiEndpoint) -> JsonObject:
-    return {JSON_TYPE: {"schema": _reference(endpoint.reply)}}
+    return {JSON_TYPE: {"schema": _reference(endpoint.reply.__name__)}}
 
 
 def _parameters(endpoint: ApiEndpoint) -> list[JsonValue]:
@@ -137,15 +139,19 @@ def _schemas(endpoints: Sequence[ApiEndpoint]) -> dict[str, JsonValue]:
     for endpoint in endpoints:
         for shown in (endpoint.reply, endpoint.dialect.schema):
             models[shown, "serialization"] = None
-        for taken in (_body_of(endpoint), endpoint.query):
-            if taken is not None:
+        for taken in (endpoint.body, endpoint.query):
+            if taken is not Nothing:
                 models[taken, "validation"] = None
     _, document = models_json_schema(list(models), ref_template=REF_TEMPLATE)
     schemas: dict[str, JsonValue] = document["$defs"]
     # Parameters describe a query. Only the schemas that they refer to are kept.
     queries = {endpoint.query.__name__ for endpoint in endpoints}
-    return {name: schema for name, schema in schemas.items() if name not in queries}
+    kept = {name: schema for name, schema in schemas.items() if name not in queries}
+    for endpoint in endpoints:
+        if endpoint.documented_body is not None:
+            kept |= endpoint.documented_body.schemas
+    return kept
 
 
-def _reference(model: type[BaseModel]) -> JsonObject:
-    return {"$ref": REF_TEMPLATE.format(model=model.__name__)}
+def _reference(model: str) -> JsonObject:
+    return {"$ref": REF_TEMPLATE.format(model=model)}
