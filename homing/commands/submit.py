@@ -17,7 +17,8 @@ from tracker.errors import Unreadable
 from tracker.model.task import SETTLED, TAGS_HEADER, Status
 from tracker.model.untrusted import JsonObject, JsonValue, read_object
 
-GATEWAY: Final = "/kling/v1/images/omni-image"
+GATEWAY: Final = "/kling/v1/"
+OMNI_IMAGE: Final = "images/omni-image"
 PATIENCE: Final = timedelta(minutes=15)
 # Option → field of the provider's body.
 FIELDS: Final[Mapping[str, str]] = {
@@ -29,11 +30,20 @@ FIELDS: Final[Mapping[str, str]] = {
 }
 
 
+# The kinds with a list of pictures and the field of each entry, and the kinds with one picture.
+IMAGE_LISTS: Final[Mapping[str, str]] = {
+    OMNI_IMAGE: "image",
+    "videos/multi-image2video": "image",
+    "videos/multi-elements": "image",
+    "videos/omni-video": "image_url",
+}
+ONE_IMAGE: Final = ("images/generations", "images/editing/expand", "videos/image2video", "videos/avatar/image2video")
+
+
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
-    submit = data_command(
-        commands, "submit", run_submit, "Submit an omni-image task and track it.", loops=True, creates=always
-    )
+    submit = data_command(commands, "submit", run_submit, "Submit a task and track it.", loops=True, creates=always)
+    submit.add_argument("--kind", default=OMNI_IMAGE, help="the product's path (default %(default)s)")
     submit.add_argument("--prompt", help="what to make")
     submit.add_argument("--model", help="the provider's model name")
     submit.add_argument("--n", type=count, help="how many images")
@@ -72,7 +82,7 @@ def add(commands: Commands) -> None:
 async def run_submit(args: Namespace, api: ApiClient) -> int:
     """Submit through the gateway, as any Kling client does."""
     headers = {TAGS_HEADER: ",".join(segment(tag) for tag in args.tag)} if args.tag else None
-    envelope = await api.post(GATEWAY, _body(args), headers)
+    envelope = await api.post(GATEWAY + args.kind, _body(args), headers)
     data = envelope.get("data")
     if envelope.get("code") != 0 or not isinstance(data, dict):
         raise Failed(f"the gateway answered code {envelope.get('code')}: {envelope.get('message')}")
@@ -127,10 +137,19 @@ def _body(args: Namespace) -> JsonObject:
     body = _read_body(args.body) if args.body else {}
     body |= {field: value for name, field in FIELDS.items() if (value := getattr(args, name)) is not None}
     if args.image:
-        body["image_list"] = [{"image": _image(text)} for text in args.image]
-    if not body.get("prompt"):
+        body |= _images(args.kind, [_image(text) for text in args.image])
+    if args.kind == OMNI_IMAGE and not body.get("prompt"):
         raise Usage("the prompt is missing. Pass --prompt TEXT, or a --body FILE that has a prompt")
     return body
+
+
+def _images(kind: str, images: list[str]) -> JsonObject:
+    """Return the field with the pictures of a kind, as far as there is one field for them."""
+    if kind in IMAGE_LISTS:
+        return {"image_list": [{IMAGE_LISTS[kind]: image} for image in images]}
+    if kind in ONE_IMAGE and len(images) == 1:
+        return {"image": images[0]}
+    raise Usage(f"{kind} does not take {len(images)} --image. Write the pictures into the --body FILE")
 
 
 def _read_body(name: str) -> JsonObject:
