@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from tracker.providers.kling_bodies import BODIES, CreateBody
+from tracker.providers.kling_bodies import BODIES
 from tracker.providers.kling_bounds import bound_of, plain_schema
+from tracker.providers.kling_fields import CreateBody
 from tracker.providers.kling_kinds import KINDS
-from tracker.providers.kling_order import CALLBACK_URL, EXTERNAL_ID
+from tracker.providers.kling_order import CALLBACK_URL, EXTERNAL_ID, OPTIONS
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "reference" / "kling-kinds.md"
 HEAD: Final = """\
@@ -15,12 +16,18 @@ HEAD: Final = """\
 
 # Kling's kinds of tasks
 
-Homing submits and tracks every kind below at its own path, with and without `/kling`, such as `POST
-/kling/v1/images/omni-image` and `POST /v1/videos/text2video`. [The gateway](gateway.md) describes the answers.
+Homing submits and tracks every kind below at its own path, with and without `/kling`. [The gateway](gateway.md)
+describes the answers. There are three dialects:
+
+- kinds such as `videos/text2video` are at `POST /v1/{kind}`;
+- `text-to-video`, `image-to-video`, `omni-video` and `motion-control` have the model in the path: `POST
+  /{kind}/{model}`, such as `POST /text-to-video/kling-3.0`;
+- kinds below `solutions/` are at `POST /{kind}`.
 
 - **Results**: their types. In `task_result` they are under `images`, `videos`, `audios`, `voices` and `elements`.
 - **Usual time**: how long Homing expects a task to run, until it has learned better.
-- **Slots**: the fields that say how many tasks at once a request counts as at the provider. Without a field it is one.
+- **Slots**: the fields that say how many tasks at once a request counts as at the provider. Without a field it is one,
+  or not documented.
 - **Lookup**: whether the provider documents a query by external ID. Without it, a submission whose answer was lost
   stays unresolved until a callback or the operator names its ID. Homing never submits it again by itself.
 
@@ -30,11 +37,11 @@ Homing submits and tracks every kind below at its own path, with and without `/k
 FIELDS: Final = """
 ## Fields
 
-Homing knows the fields below. It refuses a value only if no edition of the provider's documentation allows it. All
+Homing checks the fields below. It refuses a value only if no edition of the provider's documentation allows it. All
 other fields go to the provider unchanged. An empty text and a `null` count as missing. A picture, a sound or a video in
 Base64 is forwarded, and the task keeps only its digest and its size.
 
-Every kind also takes:
+Every kind also takes these two, at the top of the body of a kind below `/v1`, and else within `options`:
 
 - `external_task_id`: {external_id};
 - `callback_url`: {callback_url}.
@@ -70,7 +77,7 @@ def _fields(schema: Any, above: str = "") -> Iterator[tuple[str, str, str]]:
     properties = schema["properties"]
     first = [*required, *(name for group in groups for name in group)]
     for name in sorted(properties, key=lambda name: name not in first):
-        if name in {EXTERNAL_ID, CALLBACK_URL}:
+        if name in {EXTERNAL_ID, CALLBACK_URL, OPTIONS}:
             continue
         needed = "yes" if name in required else ""
         for group in groups:

@@ -218,7 +218,7 @@ async def credential(settings: Settings) -> list[Finding]:
     now = datetime.now(UTC)
     try:
         reply = await transport.send(
-            account, account.provider.list_page(LISTED_KIND, 1), now=now, within=PROVIDER_TIMEOUT
+            account, account.provider.list_page(LISTED_KIND, None), now=now, within=PROVIDER_TIMEOUT
         )
     except (NotSent, ReplyLost) as error:
         detail = f"{account.base_url}: {error.detail}"
@@ -229,7 +229,7 @@ async def credential(settings: Settings) -> list[Finding]:
 
 
 def _credential(account: Account, reply: Reply) -> Finding:
-    match account.provider.read_list(reply):
+    match account.provider.read_list(reply, LISTED_KIND, None):
         case BadCredential() as answer:
             level, detail = Level.WRONG, f"{account.base_url} refuses it: {answer.message} ({answer.code})"
         case Busy() as answer:

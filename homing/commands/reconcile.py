@@ -13,7 +13,7 @@ from homing.server.serving_lock import Held, ServingLock
 from homing.server.web_server import Stop
 from homing.terminal import print_fields, print_json
 from tracker.app import discovery_of, reconciler_of
-from tracker.errors import SettingsError
+from tracker.errors import ProviderUnavailable, SettingsError
 from tracker.loops.discovery import Discovery, NoList
 from tracker.model.servers import Part
 from tracker.model.untrusted import JsonObject
@@ -64,17 +64,20 @@ async def _reconcile(tracker: Tracker, args: Namespace) -> int:
 
 
 async def _discover(discovery: Discovery, args: Namespace, lists: Sequence[tuple[str, str]]) -> int:
-    """Read the lists. The provider's address may lack some of them, but not one that ``args`` names."""
+    """Read all lists, also after one that cannot be read. Return 1 if one failed, or if the provider offers none."""
+    read, failed = 0, 0
     for provider, kind in lists:
         try:
             discovered = await discovery.discover(provider, kind)
         except NoList as missing:
-            if args.kind is not None:
-                raise
-            sys.stderr.write(f"{missing.detail}\n")
+            sys.stderr.write(f"{provider}: {missing.detail}\n")
+        except ProviderUnavailable as error:
+            failed += 1
+            sys.stderr.write(f"{provider}, {kind}: {error.detail}\n")
         else:
+            read += 1
             _show(args, {"provider": provider, "kind": kind} | asdict(discovered))
-    return 0
+    return 1 if failed or not read else 0
 
 
 def _listed(tracker: Tracker, kind: str | None) -> Sequence[tuple[str, str]]:

@@ -43,7 +43,7 @@ ONE_IMAGE: Final = ("images/generations", "images/editing/expand", "videos/image
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
     submit = data_command(commands, "submit", run_submit, "Submit a task and track it.", loops=True, creates=always)
-    submit.add_argument("--kind", default=OMNI_IMAGE, help="the product's path (default %(default)s)")
+    submit.add_argument("--kind", default=OMNI_IMAGE, help="the product's path below /v1 (default %(default)s)")
     submit.add_argument("--prompt", help="what to make")
     submit.add_argument("--model", help="the provider's model name")
     submit.add_argument("--n", type=count, help="how many images")

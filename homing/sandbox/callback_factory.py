@@ -37,7 +37,7 @@ class CallbackFactory:
         if (dice := self._forgery(task)) and self._forges_early(task, dice):
             callbacks.append(self._forged(task, target, dice))
         held_back = task.state.status == PROCESSING and self._struck(task, "callback_out_of_order")
-        if self._settings.intermediate and not held_back:
+        if self._settings.intermediate and not held_back and not task.product.final_only:
             callbacks.append(self._genuine(task, target, task.state))
         return callbacks
 

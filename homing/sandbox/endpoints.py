@@ -60,7 +60,12 @@ class Endpoints:
     def routes(self) -> list[Route]:
         routes = [Route("/results/{name}", self._result, methods=["GET"])]
         for prefix in PREFIXES:
-            for kind in PRODUCTS:
+            for kind, product in PRODUCTS.items():
+                if product.dialect != "legacy":
+                    path = f"{prefix}/{kind}" + ("/{model}" if product.dialect == "new" else "")
+                    create = partial(self._create, kind=kind)
+                    routes.append(Route(path, self._guarded("create", create, legacy=False), methods=["POST"]))
+                    continue
                 path = f"{prefix}/v1/{kind}"
                 create, listed, single = (partial(one, kind=kind) for one in (self._create, self._list, self._single))
                 routes += [
@@ -68,15 +73,15 @@ class Endpoints:
                     Route(path, self._guarded("list", listed), methods=["GET"]),
                     Route(f"{path}/{{id:path}}", self._guarded("single", single), methods=["GET"]),
                 ]
-            routes += [
-                Route(f"{prefix}/tasks", self._guarded("batch", self._batch), methods=["GET"]),
-                Route(f"{prefix}/tasks", self._guarded("cursor", self._cursor), methods=["POST"]),
-            ]
+            for path, below in (("/tasks", ""), ("/solutions", "solutions/")):
+                batch, cursor = partial(self._batch, below=below), partial(self._cursor, below=below)
+                routes += [
+                    Route(f"{prefix}{path}", self._guarded("batch", batch, legacy=False), methods=["GET"]),
+                    Route(f"{prefix}{path}", self._guarded("cursor", cursor, legacy=False), methods=["POST"]),
+                ]
         return routes
 
-    def _guarded(self, name: str, answer: Answer) -> Endpoint:
-        legacy = name in {"create", "list", "single"}
-
+    def _guarded(self, name: str, answer: Answer, *, legacy: bool = True) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             number = self._ledger.count(name)
             try:
@@ -93,7 +98,7 @@ class Endpoints:
         return endpoint
 
     async def _create(self, request: Request, account: str, number: int, *, kind: str) -> Response:
-        submission_body = submission.read(kind, await self._body(request))
+        submission_body = submission.read(kind, await self._body(request), request.path_params.get("model", ""))
         self._ledger.count_create(submission_body.external_id)
         if self._faults.strike("submit_busy", number):
             raise Refusal(1303, refusals.SLOTS_TAKEN)
@@ -145,7 +150,14 @@ class Endpoints:
         page = listing.numbered_page(tasks, request.query_params)
         return succeeded([shapes.legacy_task(task, reseller=self._settings.reseller) for task in page])
 
-    async def _batch(self, request: Request, account: str, number: int) -> Response:  # noqa: ARG002 - an Answer
+    async def _batch(
+        self,
+        request: Request,
+        account: str,  # noqa: ARG002 - an Answer
+        number: int,  # noqa: ARG002
+        *,
+        below: str,
+    ) -> Response:
         given = [name for name in ("task_ids", "external_task_ids") if request.query_params.get(name)]
         if len(given) != 1:
             raise Refusal(1201, "send exactly one of task_ids and external_task_ids")
@@ -154,13 +166,22 @@ class Endpoints:
             raise Refusal(1201, refusals.TOO_MANY_IDS.format(name=given[0]))
         external = given[0] == "external_task_ids"
         find = self._looked_up if external else self._found
-        found = [task for wanted in dict.fromkeys(ids) if (task := find(wanted))]
+        named = [task for wanted in dict.fromkeys(ids) if (task := find(wanted))]
+        found = [task for task in named if task.submission.kind.startswith(below)]
         for task in found:
             task.queries += 1
         return succeeded([shapes.new_task(task, task.state) for task in found])
 
-    async def _cursor(self, request: Request, account: str, number: int) -> Response:  # noqa: ARG002 - an Answer
-        page = listing.cursor_page(self._visible(), await self._body(request), int(time.time() * 1000))
+    async def _cursor(
+        self,
+        request: Request,
+        account: str,  # noqa: ARG002 - an Answer
+        number: int,  # noqa: ARG002
+        *,
+        below: str,
+    ) -> Response:
+        tasks = [task for task in self._visible() if task.submission.kind.startswith(below)]
+        page = listing.cursor_page(tasks, await self._body(request), int(time.time() * 1000))
         return succeeded(
             {
                 "result": [shapes.new_task(task, task.state) for task in page.tasks],

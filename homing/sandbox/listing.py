@@ -9,12 +9,14 @@ import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from homing.sandbox.products import TRY_ON
 from homing.sandbox.refusals import Refusal
 from homing.sandbox.submission import JsonObject, json_object
 from homing.sandbox.task import SUCCEED, Task
 
 _THIRTY_DAYS = 30 * 24 * 3600 * 1000
 _STATUSES = {"submitted": "submitted", "processing": "processing", "succeeded": SUCCEED, "failed": "failed"}
+_TRY_ONS = (TRY_ON, "images/kolors-virtual-try-on")
 _PRODUCTS = ("video", "image", "try_on")
 _MAX_PAGE, _MAX_SIZE = 1000, 500
 
@@ -77,7 +79,7 @@ def _filters(body: JsonObject) -> tuple[set[str], set[str]]:
 def _passes(task: Task, statuses: set[str], products: set[str]) -> bool:
     """Return whether a task passes the filters. Assumed: all that is no picture and no try-on counts as a video."""
     kind = task.submission.kind
-    product = "try_on" if "try-on" in kind else "image" if kind.startswith("images/") else "video"
+    product = "try_on" if kind in _TRY_ONS else "image" if kind.startswith("images/") else "video"
     return task.state.status in statuses and product in products
 
 

@@ -1,4 +1,4 @@
-"""The products of the provider on its legacy paths: the required fields, the results, and what is special about each.
+"""The products of the provider: the required fields, the results, and what is special about each.
 
 Documented: the fields and results of each page (editions of 2026), where a query by external ID is not offered, and
 which tasks have a `parent_video`. Assumed: the number of entries of `ai-multi-shot`, the IDs of results, and the number
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 OMNI_IMAGE = "images/omni-image"
 GENERATIONS = "images/generations"
+TRY_ON = "solutions/virtual_try_on"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,12 @@ VIEWS = Entry(type="image", files=(("url_1", "png"), ("url_2", "png"), ("url_3",
 VIDEO = Entry(type="video", files=(("url", "mp4"),))
 AUDIO = Entry(type="audio", files=(("url_mp3", "mp3"), ("url_wav", "wav")))
 VOICE = Entry(type="voice", files=(("trial_url", "wav"),))
+PRODUCT_IMAGE = Entry(type="product_image", files=(("url", "png"),))
+MODEL_IMAGES = Entry(type="model_images", files=(("url", "png"),))
+PRODUCT_VIDEO = Entry(type="product_video", files=(("url", "mp4"),))
+SUBBED_VIDEO = Entry(type="subbed_video", files=(("url", "mp4"),))
+SRT = Entry(type="srt", files=(("url", "srt"),))
+ASS = Entry(type="ass", files=(("url", "ass"),))
 ELEMENT = Entry(type="element", files=(("frontal_image", "png"),))
 
 
@@ -32,13 +39,18 @@ ELEMENT = Entry(type="element", files=(("frontal_image", "png"),))
 class Product:
     """One product.
 
-    Of each group in `required`, one field must be there. `entries` are the entries of its result; with `counts`, the
-    request says how many. `models` are the models, the default first. `looked_up` is false without a query by external
-    ID, `takes_external_id` false if it takes none. `timed` is false if its videos have no duration.
+    - `entries`: the entries of its result. With `counts`, the request says how many.
+    - `required`: of each group, one field must be there; `required_input`: the same within `input`.
+    - `models`: its models, the default first.
+    - `looked_up`: there is a query by external ID. `takes_external_id`: it does not ignore one.
+    - `has_parent`: its `task_info` names the source video. `timed`: its videos have a duration.
+    - `dialect`: of its path: `legacy` below `/v1`, `new` with the model in the path, or `solutions`.
+    - `final_only`: it calls back only at the end.
     """
 
     entries: tuple[Entry, ...]
     required: tuple[tuple[str, ...], ...] = (("prompt",),)
+    required_input: tuple[tuple[str, ...], ...] = ()
     models: tuple[str, ...] = ()
     counts: bool = False
     looked_up: bool = True
@@ -46,9 +58,13 @@ class Product:
     has_parent: bool = False
     timed: bool = True
     units: float = 1
+    dialect: str = "legacy"
+    final_only: bool = False
 
 
 _V1 = ("kling-v1", "kling-v1-6", "kling-v2-master", "kling-v2-1-master", "kling-v2-5-turbo", "kling-v2-6", "kling-v3")
+_NEW_MODELS = ("kling-3.0", "kling-3.0-turbo", "kling-2.6", "kling-2.5-turbo")
+_CONTENTS = (("contents",),)
 _SOURCE = ("video_id", "video_url")
 # Live: one image of kling-v3 at 1k.
 _UNITS_PER_PICTURE = 8
@@ -113,9 +129,16 @@ PRODUCTS: Mapping[str, Product] = {
         entries=(VIDEO,), required=(("session_id",), ("face_choose",)), looked_up=False, has_parent=True
     ),
     "videos/lip-sync": Product(
-        entries=(VIDEO,), required=(("input",),), looked_up=False, takes_external_id=False, has_parent=True
+        entries=(VIDEO,),
+        required=(("input",),),
+        required_input=(("mode",), _SOURCE),
+        looked_up=False,
+        takes_external_id=False,
+        has_parent=True,
     ),
-    "videos/effects": Product(entries=(VIDEO,), required=(("effect_scene",), ("input",)), timed=False),
+    "videos/effects": Product(
+        entries=(VIDEO,), required=(("effect_scene",), ("input",)), required_input=(("image", "images"),), timed=False
+    ),
     "videos/avatar/image2video": Product(entries=(VIDEO,), required=(("image",), ("audio_id", "sound_file"))),
     "audio/text-to-audio": Product(entries=(AUDIO,), required=(("prompt",), ("duration",)), units=0.25),
     "audio/video-to-audio": Product(entries=(VIDEO, AUDIO), required=(_SOURCE,), has_parent=True, units=0.25),
@@ -127,5 +150,22 @@ PRODUCTS: Mapping[str, Product] = {
     ),
     "general/advanced-custom-elements": Product(
         entries=(ELEMENT,), required=(("element_name",), ("element_description",), ("reference_type",)), units=0
+    ),
+    "text-to-video": Product(entries=(VIDEO,), models=_NEW_MODELS, dialect="new"),
+    "image-to-video": Product(entries=(VIDEO,), required=_CONTENTS, models=_NEW_MODELS, dialect="new"),
+    "omni-video": Product(
+        entries=(VIDEO,), required=_CONTENTS, models=("kling-3.0-omni", "kling-o1", "kling-v3-omni"), dialect="new"
+    ),
+    "motion-control": Product(entries=(VIDEO,), required=_CONTENTS, models=("kling-3.0", "kling-2.6"), dialect="new"),
+    TRY_ON: Product(entries=(IMAGE,), required=_CONTENTS, dialect="solutions"),
+    "solutions/e-commerce/clothing_dupe": Product(
+        entries=(PRODUCT_IMAGE, MODEL_IMAGES, PRODUCT_VIDEO), required=_CONTENTS, dialect="solutions"
+    ),
+    "solutions/e-commerce/goods_studio": Product(
+        entries=(VIDEO,), required=(*_CONTENTS, ("settings",)), dialect="solutions"
+    ),
+    "solutions/talking_agent": Product(entries=(VIDEO,), required=_CONTENTS, dialect="solutions"),
+    "solutions/drama_subtitle": Product(
+        entries=(SUBBED_VIDEO, SRT, ASS), required=_CONTENTS, dialect="solutions", final_only=True
     ),
 }

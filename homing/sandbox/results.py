@@ -18,6 +18,9 @@ from importlib.resources import files
 
 LIFETIME_SECONDS = 30 * 24 * 3600
 MEDIA_TYPES = {"png": "image/png", "mp4": "video/mp4", "mp3": "audio/mpeg", "wav": "audio/wav"}
+MEDIA_TYPES |= {"srt": "application/x-subrip", "ass": "text/x-ssa"}
+_SRT = "1\n00:00:00,000 --> 00:00:01,000\nHello\n"
+_ASS = "[Script Info]\n\n[Events]\nFormat: Start, End, Text\nDialogue: 0:00:00.00,0:00:01.00,Hello\n"
 _SIDE = 16
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)  # 8 bits a channel, RGB, not interlaced
@@ -30,6 +33,8 @@ def content(name: str, suffix: str) -> bytes:
         return png(name)
     if suffix == "wav":
         return wav(name)
+    if suffix in {"srt", "ass"}:
+        return (_SRT if suffix == "srt" else _ASS).encode()
     return (files("homing.sandbox") / "media" / {"mp4": "clip.mp4", "mp3": "sound.mp3"}[suffix]).read_bytes()
 
 

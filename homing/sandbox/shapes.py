@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, assert_never
 
-from homing.sandbox.products import OMNI_IMAGE, Entry
+from homing.sandbox.products import OMNI_IMAGE, TRY_ON, Entry
 from homing.sandbox.settings import CallbackShape
 from homing.sandbox.submission import JsonObject
 from homing.sandbox.task import SUCCEED, State, Task
@@ -39,7 +39,18 @@ def refusal(code: int, message: str, request_id: str) -> JsonObject:
 
 
 def created(task: Task, *, reseller: bool) -> JsonObject:
-    """Return the `data` of the reply to a create request. A reseller's has no `task_info`, as documented."""
+    """Return the `data` of the reply to a create request. A reseller's has no `task_info`, as documented.
+
+    Virtual try-on has `task_id` and `succeed`. The other products of the newer dialects have `id` and `succeeded`.
+    """
+    if task.product.dialect != "legacy":
+        return {
+            "task_id" if task.submission.kind == TRY_ON else "id": task.id,
+            "status": task.states[0].status,
+            "create_time": task.created_at,
+            "update_time": task.states[0].updated_at,
+            "external_id": "" if reseller else task.external_id or "",
+        }
     data: JsonObject = {
         "task_id": task.id,
         "task_status": task.states[0].status,
@@ -64,7 +75,7 @@ def new_task(task: Task, state: State, *, reseller: bool = False) -> JsonObject:
     """Return a task in the shape of `/tasks` and of the new callbacks."""
     body: JsonObject = {
         "id": task.id,
-        "status": _NEW_STATUSES.get(state.status, state.status),
+        "status": state.status if task.submission.kind == TRY_ON else _NEW_STATUSES.get(state.status, state.status),
         "message": state.message,
         "create_time": task.created_at,
         "update_time": state.updated_at,
@@ -73,14 +84,18 @@ def new_task(task: Task, state: State, *, reseller: bool = False) -> JsonObject:
         "billing": [],
     }
     if state.status == SUCCEED:
-        package = _PACKAGES.get(task.submission.kind.partition("/")[0], "video")
+        package = "image" if task.submission.kind == TRY_ON else _PACKAGES.get(task.submission.kind.partition("/")[0])
+        package = package or "video"
         body["billing"] = [{"charge_type": "unit", "package_type": package, "amount": _amount(task.units)}]
     return body
 
 
 def callback(task: Task, state: State, shape: CallbackShape, *, reseller: bool) -> JsonObject:
-    """Return the body of a callback. The enveloped shape is only known from receivers that accept it."""
-    match shape:
+    """Return the body of a callback. The enveloped shape is only known from receivers that accept it.
+
+    A task of a newer dialect has the new shape, whatever the setting.
+    """
+    match "new" if task.product.dialect != "legacy" else shape:
         case "new":
             return new_task(task, state, reseller=reseller)
         case "legacy":
@@ -171,8 +186,11 @@ def _output(task: Task, number: int, entry: Entry, urls: list[str]) -> JsonObjec
             return output | {"id": identity, **turned, "mp3_duration": _SOUND, "wav_duration": _SOUND}
         case "voice":
             return output | {"id": identity, "name": task.submission.name, "url": urls[0], "owned_by": task.account}
-        case _:
+        case "element":
             return output | {"id": identity, "name": task.submission.name, "references": urls, "status": "succeeded"}
+        case _:
+            # Below /solutions.
+            return output | named | (_watermark(task, urls) if entry.type.endswith("video") else {})
 
 
 def _identity(task: Task, number: int) -> str:

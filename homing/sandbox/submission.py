@@ -6,7 +6,7 @@ accepts them. Not checked: the pictures, sounds and videos themselves, sessions 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -21,6 +21,8 @@ _SERIES_MODEL = "kling-v3-omni"
 _RATIOS = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "auto")
 _VIDEO_RATIOS = ("16:9", "9:16", "1:1")
 _PROMPT_LIMIT = 2500
+_NEW_PROMPT_LIMIT = 3072
+_MOST_DIGITS = 10
 _INPUT_LIMIT = 10
 _SERIES_DEFAULT = 4
 _IMAGE_BYTES = 10 * 1024 * 1024
@@ -44,15 +46,20 @@ class Submission:
     name: str = ""
 
 
-def read(kind: str, raw: bytes) -> Submission:
-    """Read the body of a create request, or raise `Refusal` (1200, 1201, 1203)."""
+def read(kind: str, raw: bytes, model: str = "") -> Submission:
+    """Read the body of a create request, or raise `Refusal` (1200, 1201, 1203). `model` is the one in the path."""
     body, product = json_object(raw), PRODUCTS[kind]
+    if product.dialect != "legacy":
+        return _read_new(kind, body, model)
     for name, (check, bound) in {**_COMMON, **_FIELDS.get(kind, {})}.items():
         if body.get(name) not in (None, "") and not check(body[name]):
             raise Refusal(1201, f"{name} {bound}")
-    for group in product.required:
-        if not any(body.get(name) not in (None, "", []) for name in group):
-            raise Refusal(1201, f"{' or '.join(group)} is required")
+    _check_required(body, product.required, "")
+    if product.required_input:
+        inside = body.get("input")
+        if not isinstance(inside, dict):
+            raise Refusal(1201, "input is an object")
+        _check_required(inside, product.required_input, "input.")
     _check_model(kind, body)
     series = kind == OMNI_IMAGE and body.get("result_type") == "series"
     amount = body.get("series_amount") or _SERIES_DEFAULT
@@ -69,6 +76,45 @@ def read(kind: str, raw: bytes) -> Submission:
         duration=str(body.get("duration") or "5"),
         name=str(body.get("voice_name") or body.get("element_name") or ""),
         parent=_parent(body) if product.has_parent else "",
+    )
+
+
+def _check_required(body: JsonObject, groups: Iterable[tuple[str, ...]], where: str) -> None:
+    for group in groups:
+        if not any(body.get(name) not in (None, "", []) for name in group):
+            raise Refusal(1201, f"{where}{' or '.join(group)}: must not be null")
+
+
+def _read_new(kind: str, body: JsonObject, model: str) -> Submission:
+    """Read a body of a newer dialect. Live: unknown names at the top are ignored, `callback_url` among them."""
+    product = PRODUCTS[kind]
+    if product.models and model not in product.models:
+        raise Refusal(1201, f"model is not supported: {model:.80}")
+    options, settings = body.get("options") or {}, body.get("settings") or {}
+    for name, value in (("options", options), ("settings", settings)):
+        if not isinstance(value, dict):
+            raise Refusal(1201, f"{name} is an object")
+    for name in ("callback_url", "external_task_id"):
+        check, bound = _COMMON[name]
+        if options.get(name) not in (None, "") and not check(options[name]):
+            raise Refusal(1201, f"options.{name} {bound}")
+    contents = body.get("contents") or []
+    if not isinstance(contents, list) or not all(isinstance(one, dict) and one.get("type") for one in contents):
+        raise Refusal(1201, "contents is a list of objects with a type")
+    _check_required(body, product.required, "")
+    texts = [body.get("prompt"), *(one.get("text") for one in contents)]
+    if any(text is not None and not _text(_NEW_PROMPT_LIMIT)(text) for text in texts):
+        raise Refusal(1201, f"a prompt is a text of at most {_NEW_PROMPT_LIMIT} characters")
+    watermark = options.get("watermark_info") or options.get("watermark") or {}
+    return Submission(
+        kind=kind,
+        prompt=next((text for text in texts if text), ""),
+        slots=1,
+        series=False,
+        watermark=bool(watermark.get("enabled")) if isinstance(watermark, dict) else False,
+        callback_url=options.get("callback_url") or None,
+        external_id=options.get("external_task_id") or None,
+        duration=str(settings.get("duration") or "5"),
     )
 
 
@@ -122,7 +168,7 @@ def _number(low: float, high: float) -> Check:
 
 def _seconds(low: int, high: int) -> Check:
     """Return a check for a whole number as text. Live: a number passes too."""
-    return lambda value: str(value).isdecimal() and low <= int(str(value)) <= high
+    return lambda value: len(str(value)) < _MOST_DIGITS and str(value).isdecimal() and low <= int(str(value)) <= high
 
 
 def _series_amount(value: object) -> bool:

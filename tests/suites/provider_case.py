@@ -16,6 +16,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from tests.support.kling_examples import a_query
 from tracker.model.task import Report
 from tracker.model.untrusted import JsonObject
 from tracker.providers.base import (
@@ -26,9 +27,12 @@ from tracker.providers.base import (
     Credential,
     Duplicate,
     Found,
+    ListOutcome,
+    ManyOutcome,
     Missing,
     NoSuchCall,
     Order,
+    Page,
     Provider,
     Rejected,
     Reply,
@@ -45,13 +49,15 @@ MANY_OUTCOMES = (list, tuple, Busy, BadCredential, Unknown, Unsupported)
 class ProviderCase:
     """One provider under test. ``task_id`` and ``external_id`` are the IDs in its samples.
 
-    ``body`` is a client's request body of ``kind`` with external ID ``client_id`` and the client's own callback URL;
+    ``body`` is a client's request body of ``kind`` (and ``model``, if the path has one) with external ID ``client_id``
+    and the client's own callback URL;
     ``bad`` maps a text that the refusal must contain to fields that make the body unusable.
     """
 
     provider: Provider
     samples: Path
     kind: str
+    model: str = ""
     body: JsonObject
     client_id: str
     client_callback_url: str
@@ -61,7 +67,7 @@ class ProviderCase:
     external_id: str
 
     def order(self) -> Order:
-        return self.provider.order(self.kind, self.body)
+        return self.provider.order(self.kind, self.body, model=self.model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,14 +101,24 @@ def readings(case: ProviderCase) -> Mapping[str, tuple[Callable[[Reply], object]
         "submit": (lambda reply: provider.read_submit(reply, external_id=case.external_id), SUBMIT_OUTCOMES),
         "query": (lambda reply: _read_query(case, reply), QUERY_OUTCOMES),
         "batch": (provider.read_query_many, MANY_OUTCOMES),
-        "list": (provider.read_list, MANY_OUTCOMES),
+        "list": (lambda reply: _found(provider.read_list(reply, case.kind, None)), MANY_OUTCOMES),
         "callback": (lambda reply: provider.read_callback(reply.body), (Report,)),
     }
 
 
+def single_query(case: ProviderCase, task_id: str) -> Call:
+    call = case.provider.query(a_query(task_id, kind=case.kind))
+    assert call is not None
+    return call
+
+
+def _found(outcome: ListOutcome) -> ManyOutcome:
+    return outcome.found if isinstance(outcome, Page) else outcome
+
+
 def _read_query(case: ProviderCase, reply: Reply) -> object:
-    by_id = case.provider.read_query(reply, task_id=case.task_id)
-    by_external_id = case.provider.read_query(reply, task_id=case.external_id, external=True)
+    by_id = case.provider.read_query(reply, a_query(case.task_id))
+    by_external_id = case.provider.read_query(reply, a_query(case.external_id, external=True))
     assert isinstance(by_external_id, QUERY_OUTCOMES)
     return by_id
 
@@ -120,11 +136,11 @@ def reports_in(outcome: object) -> Iterator[Report]:
 def calls(case: ProviderCase) -> Iterator[Call]:
     provider, kind = case.provider, case.kind
     yield provider.submit(case.order(), external_id=case.external_id, callback_url=None)
-    yield provider.query(kind, case.task_id)
+    yield single_query(case, case.task_id)
     if provider.capabilities.batch_size:
         yield provider.query_many([case.task_id])
     if provider.capabilities.lists_tasks:
-        yield provider.list_page(kind, 1)
+        yield provider.list_page(kind, None)
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(

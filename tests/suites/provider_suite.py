@@ -19,8 +19,10 @@ from tests.suites.provider_case import (
     readings,
     reports_in,
     samples_of,
+    single_query,
     statuses,
 )
+from tests.support.kling_examples import a_query
 from tracker.errors import InvalidRequest
 from tracker.model.task import Report, Status
 from tracker.model.untrusted import ID_LENGTH, JsonValue
@@ -94,19 +96,22 @@ class RequestSuite:
         order = case.order()
         turned = dict(reversed(order.body.items()))
         assert re.fullmatch(r"[0-9a-f]{64}", order.request_hash)
-        assert case.provider.order(case.kind, turned).request_hash == order.request_hash
-        assert case.provider.order(case.kind, turned | {"unheard_of": 1}).request_hash != order.request_hash
+        assert case.provider.order(case.kind, turned, model=case.model).request_hash == order.request_hash
+        assert (
+            case.provider.order(case.kind, turned | {"unheard_of": 1}, model=case.model).request_hash
+            != order.request_hash
+        )
 
     def test_unknown_fields_pass_through(self, case: ProviderCase) -> None:
         odd: JsonValue = {"deep": [1, None, {"x": "y"}]}
-        order = case.provider.order(case.kind, case.body | {"unheard_of": odd})
+        order = case.provider.order(case.kind, case.body | {"unheard_of": odd}, model=case.model)
         sent = json.loads(case.provider.submit(order, external_id=case.external_id, callback_url=None).body)
         assert sent["unheard_of"] == odd
 
     def test_unusable_field_is_refused_by_name(self, case: ProviderCase) -> None:
         for name, fields in case.bad:
             with pytest.raises(InvalidRequest, match=name):
-                case.provider.order(case.kind, case.body | fields)
+                case.provider.order(case.kind, case.body | fields, model=case.model)
 
     def test_submission_carries_only_homing_callback_and_id(self, case: ProviderCase) -> None:
         call = case.provider.submit(case.order(), external_id=case.external_id, callback_url=CALLBACK_URL)
@@ -126,8 +131,8 @@ class RequestSuite:
 
     @pytest.mark.parametrize("task_id", ["1/2", "a?b=c", "a#b", "ü 語", "%2e"])
     def test_task_id_is_one_path_segment(self, case: ProviderCase, task_id: str) -> None:
-        plain = case.provider.query(case.kind, "1")
-        odd = case.provider.query(case.kind, task_id)
+        plain = single_query(case, "1")
+        odd = single_query(case, task_id)
         assert odd.path.isascii()
         assert odd.path.count("/") == plain.path.count("/")
         assert not set(" ?#") & set(odd.path)
@@ -189,7 +194,7 @@ class ProviderSuite(RequestSuite):
 
     def test_response_about_another_task_is_not_used(self, case: ProviderCase) -> None:
         for sample in samples_of(case, "query"):
-            other = case.provider.read_query(sample.reply(), task_id="another-task")
+            other = case.provider.read_query(sample.reply(), a_query("another-task"))
             assert not isinstance(other, Found | Missing), sample
 
     def test_success_with_foreign_external_id_is_not_used(self, case: ProviderCase) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.suites.provider_case import ProviderCase, Sample, samples_of
 from tests.suites.provider_suite import ProviderSuite, RequestSuite
-from tests.support.kling_examples import REQUESTS
+from tests.support.kling_examples import MODELS, REQUESTS, path_of
 from tracker.model.untrusted import JsonValue
 from tracker.providers.base import ApiKey, KeyPair
 from tracker.providers.kling import Kling
@@ -72,12 +72,14 @@ KLING = ProviderCase(
     external_id="hm01k9tsv5me8kq3x1w7c0b2n4ra",
 )
 CASES = (KLING,)
+OPTIONS = {name: KLING.body[name] for name in ("external_task_id", "callback_url")}
 # Each kind has fields of its own. A field with a list in a list fits none of them.
 KINDS = tuple(
     replace(
         KLING,
         kind=kind,
-        body=body | {name: KLING.body[name] for name in ("external_task_id", "callback_url")},
+        model=MODELS.get(kind, ""),
+        body=dict(body) | (OPTIONS if path_of(kind).startswith("/v1") else {"options": {"watermark": {}} | OPTIONS}),
         bad=tuple((name.split("_list")[0], {name: [["a list in a list"]]}) for name in body),
     )
     for kind, body in REQUESTS.items()

@@ -5,13 +5,15 @@ from types import MappingProxyType
 from typing import Final
 
 from tracker.model.untrusted import JsonObject
+from tracker.providers.base import Query
 
+OMNI_IMAGE: Final = "images/omni-image"
 PICTURE: Final = "https://client.example/cat.png"
 CLIP: Final = "https://client.example/cat.mp4"
 
 REQUESTS: Final[Mapping[str, JsonObject]] = MappingProxyType(
     {
-        "images/omni-image": {"prompt": "a cat", "model_name": "kling-v3-omni", "n": 2},
+        OMNI_IMAGE: {"prompt": "a cat", "model_name": "kling-v3-omni", "n": 2},
         "images/generations": {"prompt": "a cat", "model_name": "kling-v3", "negative_prompt": "a dog", "n": 2},
         "images/multi-image2image": {
             "model_name": "kling-v2-1",
@@ -95,5 +97,68 @@ REQUESTS: Final[Mapping[str, JsonObject]] = MappingProxyType(
             "reference_type": "image_refer",
             "element_image_list": {"frontal_image": PICTURE, "refer_images": [{"image_url": PICTURE}]},
         },
+        "text-to-video": {"prompt": "a cat", "settings": {"duration": 5, "resolution": "720p", "audio": "off"}},
+        "image-to-video": {
+            "contents": [{"type": "prompt", "text": "a cat"}, {"type": "first_frame", "url": PICTURE}],
+            "settings": {"duration": 5},
+        },
+        "omni-video": {
+            "contents": [
+                {"type": "prompt", "text": "a cat like @it"},
+                {"type": "element", "element_id": "829836802793406551", "id": "it"},
+                {"type": "feature_video", "url": CLIP},
+            ],
+            "settings": {"multi_shot": False},
+        },
+        "motion-control": {
+            "contents": [{"type": "image", "url": PICTURE}, {"type": "video", "url": CLIP}],
+            "settings": {"character_orientation": "image"},
+        },
+        "solutions/virtual_try_on": {
+            "contents": [{"type": "product_image", "url": PICTURE}, {"type": "person_image", "url": PICTURE}],
+            "settings": {"keep_face": True},
+        },
+        "solutions/e-commerce/clothing_dupe": {
+            "contents": [
+                {"type": "product_info", "text": "a coat for a cat"},
+                {"type": "source_video", "url": CLIP},
+                {"type": "product_image", "url": PICTURE},
+            ],
+        },
+        "solutions/e-commerce/goods_studio": {
+            "contents": [{"type": "ref_image", "url": PICTURE}, {"type": "goods_title", "text": "a coat for a cat"}],
+            "settings": {"resolution": "720p", "aspect_ratio": "9:16", "duration": 15},
+        },
+        "solutions/talking_agent": {
+            "contents": [{"type": "avatar_image", "url": PICTURE}, {"type": "speech_script", "text": "Hello"}],
+            "settings": {"voice_id": "a-voice"},
+        },
+        "solutions/drama_subtitle": {
+            "contents": [
+                {"type": "source_video", "url": CLIP},
+                {"type": "glossary", "source": "a cat", "target": "eine Katze"},
+            ],
+        },
     }
 )
+
+
+# The path of each kind, with a model where it has one.
+MODELS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "text-to-video": "kling-3.0",
+        "image-to-video": "kling-2.5-turbo",
+        "omni-video": "kling-3.0-omni",
+        "motion-control": "kling-2.6",
+    }
+)
+
+
+def path_of(kind: str) -> str:
+    if kind in MODELS:
+        return f"/{kind}/{MODELS[kind]}"
+    return f"/{kind}" if kind.startswith("solutions/") else f"/v1/{kind}"
+
+
+def a_query(task_id: str, *, external: bool = False, kind: str = OMNI_IMAGE) -> Query:
+    return Query(kind=kind, task_id=task_id, external=external)

@@ -12,6 +12,7 @@ from tracker.api.documents import document_endpoint
 from tracker.api.events import EVENTS
 from tracker.api.gateway import GATEWAY, GATEWAY_PREFIXES
 from tracker.api.gateway_errors import ENVELOPE
+from tracker.api.gateway_standard import STANDARD
 from tracker.api.http.access import Access, AccessGuard, WrongKeys, check_keys
 from tracker.api.http.capacity import Capacity, Limits
 from tracker.api.http.endpoint import ApiEndpoint
@@ -79,7 +80,7 @@ def _routes_of(
 
 def endpoints() -> tuple[ApiEndpoint, ...]:
     """Return every endpoint, including /openapi.json and /asyncapi.json."""
-    others = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *AUDIT, *GATEWAY)
+    others = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *AUDIT, *GATEWAY, *STANDARD)
     events = document_endpoint(
         "asyncapi", "The channels of the events, and their messages", describe_events, EventsDocumentShown
     )

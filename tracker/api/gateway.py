@@ -11,17 +11,16 @@ from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
+from pydantic import BaseModel
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tracker.api.gateway_errors import ENVELOPE
 from tracker.api.gateway_schemas import (
-    BatchQuery,
     CreatedEnvelope,
     IgnoredQuery,
     ListQuery,
-    NewTasksEnvelope,
     TaskEnvelope,
     TaskListEnvelope,
 )
@@ -29,16 +28,15 @@ from tracker.api.http.base_schemas import Nothing
 from tracker.api.http.body import read_body, require_json
 from tracker.api.http.disconnect import CLIENT_LEFT, disconnected
 from tracker.api.http.endpoint import PROVIDER_ERRORS, ApiEndpoint, ApiRequest, BodySchemas, Header
-from tracker.errors import Conflict, InvalidRequest, NotFound, ProviderUnavailable
+from tracker.errors import Conflict, InvalidRequest, NotFound
 from tracker.model.records import TaskFilter
 from tracker.model.task import TAGS_HEADER, Status
 from tracker.model.untrusted import ID_LENGTH, READ_IN_THREAD, identifier, read_object
-from tracker.providers.base import Kind, Order, Provider
-from tracker.providers.kling import Kling
+from tracker.providers.base import Order, Provider
 from tracker.providers.kling_bodies import BODIES
 from tracker.providers.kling_bounds import schemas_of
-from tracker.providers.kling_gateway import legacy_created, legacy_envelope, legacy_task, new_task
-from tracker.providers.kling_kinds import OMNI_IMAGE
+from tracker.providers.kling_gateway import created, legacy_envelope, legacy_task
+from tracker.providers.kling_kinds import KINDS
 
 gateway_endpoint: Final = partial(ApiEndpoint, group="gateway", dialect=ENVELOPE)
 IDEMPOTENCY_KEY: Final = Header("Idempotency-Key", ID_LENGTH)
@@ -47,9 +45,10 @@ TASK_TAGS: Final = Header(TAGS_HEADER, 8192)
 KLING: Final = "kling"
 PREFIXES: Final = ("/kling", "")
 # Below these prefixes an unknown path is answered in the provider's envelope, because only its clients use them.
-GATEWAY_PREFIXES: Final = ("/kling", "/v1/images", "/v1/videos", "/v1/audio", "/v1/general")
-# The provider's limit: "cannot exceed 20 in total".
-MAX_BATCH_IDS: Final = 20
+GATEWAY_PREFIXES: Final = (
+    *("/kling", "/v1/images", "/v1/videos", "/v1/audio", "/v1/general", "/tasks", "/solutions"),
+    *("/text-to-video", "/image-to-video", "/omni-video", "/motion-control"),
+)
 # For the provider's clients, a refused submission created no task.
 LISTED_STATUSES: Final = tuple(status for status in Status if status is not Status.REJECTED)
 
@@ -62,7 +61,7 @@ async def create_task(request: ApiRequest[Nothing, Nothing], *, kind: str) -> Re
     raw = await read_body(http, resources, limit=limits.gateway_body, within=limits.gateway_body_time)
     provider = tracker.providers[KLING].provider
     large = len(raw) > READ_IN_THREAD
-    parse = partial(_parse_order, provider, kind, raw)
+    parse = partial(_parse_order, provider, kind, raw, model=http.path_params.get("model", ""))
     order = await asyncio.to_thread(parse) if large else parse()
     del raw
     submitting = asyncio.create_task(
@@ -84,12 +83,12 @@ async def create_task(request: ApiRequest[Nothing, Nothing], *, kind: str) -> Re
         # The tracker is notified first, because the client may repeat the request at any moment.
         await tracker.abandoned(task)
         return Response(status_code=CLIENT_LEFT)
-    created = legacy_envelope(legacy_created(task), request_id=request.request_id)
-    return JSONResponse(created, background=BackgroundTask(tracker.answered, task.id))
+    answer = legacy_envelope(created(task), request_id=request.request_id)
+    return JSONResponse(answer, background=BackgroundTask(tracker.answered, task.id))
 
 
-def _parse_order(provider: Provider, kind: str, raw: bytes) -> Order:
-    return provider.order(kind, read_object(raw))
+def _parse_order(provider: Provider, kind: str, raw: bytes, *, model: str) -> Order:
+    return provider.order(kind, read_object(raw), model=model)
 
 
 async def get_task_of_kind(request: ApiRequest[IgnoredQuery, Nothing], *, kind: str) -> Response:
@@ -107,33 +106,6 @@ async def list_tasks_of_kind(request: ApiRequest[ListQuery, Nothing], *, kind: s
     wanted = TaskFilter(client=client_name, provider=KLING, kind=kind, statuses=LISTED_STATUSES)
     tasks = await request.tracker.find_numbered(wanted, client=request.client, offset=(page - 1) * size, limit=size)
     return JSONResponse(legacy_envelope([legacy_task(task) for task in tasks], request_id=request.request_id))
-
-
-async def get_tasks(request: ApiRequest[BatchQuery, Nothing]) -> Response:
-    """Return several tasks by ID, in the shape of the new standard."""
-    ids = _batch_ids(request.query)
-    try:
-        async with asyncio.timeout(request.limits.batch_time.total_seconds()):
-            found = await request.tracker.fetch_many(request.client, ids, provider=KLING, kind=OMNI_IMAGE)
-    except TimeoutError:
-        raise ProviderUnavailable(
-            "the provider did not answer in time about the tasks that are not known here"
-        ) from None
-    return JSONResponse(legacy_envelope([new_task(task) for task in found], request_id=request.request_id))
-
-
-def _batch_ids(query: BatchQuery) -> Sequence[str]:
-    """Return the IDs of the one field that is set, without duplicates."""
-    fields = [ids for ids in (query.task_ids, query.external_task_ids) if ids]
-    if len(fields) != 1:
-        raise InvalidRequest("set exactly one of task_ids and external_task_ids")
-    ids = [item for part in fields[0].split(",") if (item := part.strip())]
-    if not ids:
-        raise InvalidRequest("set at least one ID")
-    if len(ids) > MAX_BATCH_IDS:
-        raise InvalidRequest(f"ids cannot exceed {MAX_BATCH_IDS} in total")
-    # An invalid ID is absent from the answer, like any unknown one.
-    return list(dict.fromkeys(ref for ref in ids if identifier(ref) is not None))
 
 
 def _idempotency_key(request: Request) -> str | None:
@@ -157,46 +129,47 @@ def _tags(request: Request) -> Sequence[str]:
         raise InvalidRequest(f"{TASK_TAGS.name} is not percent-encoded UTF-8") from None
 
 
-def _endpoints(prefix: str, suffix: str) -> Iterator[ApiEndpoint]:
-    for kind in Kling.kinds.values():
-        yield from _kind_endpoints(kind, prefix, suffix)
-    yield gateway_endpoint(
-        "GET", f"{prefix}/tasks", get_tasks, NewTasksEnvelope, name=f"get_tasks{suffix}", errors=PROVIDER_ERRORS
-    )
-
-
-def _kind_endpoints(kind: Kind, prefix: str, suffix: str) -> Iterator[ApiEndpoint]:
-    path = f"{prefix}/v1/{kind.name}"
-    name = re.sub(r"\W", "_", kind.name) + suffix
-    body = BODIES[kind.name]
-    yield gateway_endpoint(
+def create_endpoint(kind: str, path: str, reply: type[BaseModel], suffix: str) -> ApiEndpoint:
+    """Return the endpoint that submits tasks of a kind."""
+    body = BODIES[kind]
+    return gateway_endpoint(
         "POST",
         path,
-        partial(create_task, kind=kind.name),
-        CreatedEnvelope,
-        name=f"create_{name}",
-        summary=f"Submit a task of kind `{kind.name}`",
+        partial(create_task, kind=kind),
+        reply,
+        name=f"create_{_named(kind)}{suffix}",
+        summary=f"Submit a task of kind `{kind}`",
         documented_body=BodySchemas(name=body.__name__, schemas=schemas_of(body)),
         headers=(IDEMPOTENCY_KEY, TASK_TAGS),
         errors=(Conflict, *PROVIDER_ERRORS),
     )
-    yield gateway_endpoint(
-        "GET",
-        path,
-        partial(list_tasks_of_kind, kind=kind.name),
-        TaskListEnvelope,
-        name=f"list_{name}",
-        summary=f"List your tasks of kind `{kind.name}`, newest first",
-    )
-    yield gateway_endpoint(
-        "GET",
-        f"{path}/{{ref}}",
-        partial(get_task_of_kind, kind=kind.name),
-        TaskEnvelope,
-        name=f"get_{name}",
-        summary=f"Return one task of kind `{kind.name}`; look an unknown ID up at the provider once",
-        errors=PROVIDER_ERRORS,
-    )
+
+
+def _endpoints(prefix: str, suffix: str) -> Iterator[ApiEndpoint]:
+    for kind in (name for name, kind in KINDS.items() if kind.is_legacy):
+        path, name = f"{prefix}/v1/{kind}", _named(kind) + suffix
+        yield create_endpoint(kind, path, CreatedEnvelope, suffix)
+        yield gateway_endpoint(
+            "GET",
+            path,
+            partial(list_tasks_of_kind, kind=kind),
+            TaskListEnvelope,
+            name=f"list_{name}",
+            summary=f"List your tasks of kind `{kind}`, newest first",
+        )
+        yield gateway_endpoint(
+            "GET",
+            f"{path}/{{ref}}",
+            partial(get_task_of_kind, kind=kind),
+            TaskEnvelope,
+            name=f"get_{name}",
+            summary=f"Return one task of kind `{kind}`; look an unknown ID up at the provider once",
+            errors=PROVIDER_ERRORS,
+        )
+
+
+def _named(kind: str) -> str:
+    return re.sub(r"\W", "_", kind)
 
 
 GATEWAY: Final = (*_endpoints("/kling", ""), *_endpoints("", "_unprefixed"))

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from tracker.api.http.base_schemas import Shown
 
 LEGACY_WORD = Literal["submitted", "processing", "succeed", "failed"]
-NEW_WORD = Literal["submitted", "processing", "succeeded", "failed"]
+# Virtual try-on says "succeed".
+NEW_WORD = Literal["submitted", "processing", "succeeded", "succeed", "failed"]
 
 
 class IgnoredQuery(BaseModel):
@@ -32,6 +33,27 @@ class BatchQuery(IgnoredQuery):
 
     task_ids: str | None = None
     external_task_ids: str | None = None
+
+
+class TasksFilter(BaseModel):
+    """A filter of a list: the values that pass."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    key: Literal["status", "product_type"]
+    values: list[str]
+
+
+class TasksBody(BaseModel):
+    """A page of a list. Unknown names are ignored, as at the provider. A cursor overrides the times."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    start_time: Annotated[str | int | None, Field(description="Unix milliseconds; 30 days before end_time.")] = None
+    end_time: Annotated[str | int | None, Field(description="Unix milliseconds; now.")] = None
+    cursor: str | None = None
+    limit: Annotated[int, Field(ge=1, le=500)] = 100
+    filters: list[TasksFilter] = []
 
 
 class TaskInfo(Shown):
@@ -102,6 +124,38 @@ class NewTasksEnvelope(EnvelopeShown):
     """The answer to a query for several tasks. Unknown IDs are absent."""
 
     data: list[NewTaskData]
+
+
+class NewCreatedData(Shown):
+    """A new task in the shape of the new standard. `solutions/virtual_try_on` has `task_id` instead of `id`."""
+
+    id: str | None = None
+    task_id: str | None = None
+    status: NEW_WORD
+    create_time: int
+    update_time: int
+    external_id: str
+
+
+class NewCreatedEnvelope(EnvelopeShown):
+    """The answer to a create request in the new standard."""
+
+    data: NewCreatedData
+
+
+class TaskPageData(Shown):
+    """A page of tasks. The cursor is empty at the end."""
+
+    result: list[NewTaskData]
+    count: int
+    next_cursor: str
+    has_more: bool
+
+
+class TaskPageEnvelope(EnvelopeShown):
+    """The answer to a list by cursor."""
+
+    data: TaskPageData
 
 
 class RefusalShown(Shown):

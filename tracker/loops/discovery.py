@@ -8,7 +8,7 @@ from typing import Final
 from tracker.errors import HomingError, ProviderUnavailable
 from tracker.model.records import Orphan
 from tracker.model.task import ClientIdentity, Task
-from tracker.providers.base import Account, BadCredential, Busy, Found, Missing, Unknown, Unsupported
+from tracker.providers.base import Account, BadCredential, Busy, Found, KeyPair, Missing, Page, Unknown, Unsupported
 from tracker.providers.masking import masked
 from tracker.rules.learning import Group
 from tracker.service.adoption import Adoption, TrackRequest
@@ -18,14 +18,19 @@ from tracker.service.polling import Poll, Poller
 from tracker.storage.store import Store
 
 ORPHAN_CHECKS: Final = 3
-# Of the kinds of an orphan whose kind is unknown, so many are asked about even if no task of any kind has its ID.
-USUAL_KINDS: Final = 2
+# Half an hour, for a provider that does not answer, and for a task whose kind no query shows.
+MOST_CHECKS: Final = 60
+# A check of an orphan of unknown kind queries so many kinds. The next check goes on with the next ones.
+KINDS_PER_CHECK: Final = 4
 ORPHAN_GAP: Final = timedelta(seconds=30)
 LIST_PAGES: Final = 1_000
 UNRESOLVED: Final = 1_000
 WINDOW: Final = timedelta(minutes=1)
 ORIGIN: Final = "discover"
 DELETED: Final = "its task was deleted after the retention time"
+UNKNOWN_ID: Final = "the provider does not know it"
+KIND_UNKNOWN: Final = "the provider has it, but its kind is not known yet"
+NO_ANSWER: Final = "Homing could not get it from the provider"
 DISCOVERER: Final = ClientIdentity(name="local")
 
 
@@ -37,7 +42,8 @@ class NoList(ProviderUnavailable):
 class Discovered:
     """The result of reading the provider's list.
 
-    ``deleted`` counts listed tasks that retention has deleted. ``candidates`` are pairs of an unresolved task of Homing
+    ``unclear`` counts tasks without a row in a list that does not show their kind. ``deleted`` counts listed tasks that
+    retention has deleted. ``candidates`` are pairs of an unresolved task of Homing
     and a listed ID that may belong to it. The operator decides.
     """
 
@@ -45,6 +51,7 @@ class Discovered:
     known: int = 0
     adopted: int = 0
     settled: int = 0
+    unclear: int = 0
     deleted: int = 0
     candidates: list[tuple[str, str]] = field(default_factory=list)
 
@@ -80,44 +87,67 @@ class Discovery:
         if await self._is_deleted(account, orphan.provider_task_id):
             await self._settle(orphan, state="orphan", why=DELETED)
             return False
-        absent = asked = 0
-        for name in await self._kinds_to_ask(account, orphan):
-            if asked and not self._budget.take_for_orphan(self._clock()):
+        if orphan.kind is not None:
+            return await self._check_kinds(account, orphan, [orphan.kind])
+        if orphan.why == KIND_UNKNOWN:
+            return await self._check_kinds(account, orphan, self._next_kinds(account, orphan), why=KIND_UNKNOWN)
+        # No query for many IDs can carry a comma.
+        listed: bool | None = False if "," in orphan.provider_task_id else None
+        taken = True
+        if listed is None and await self._poller.batches(account):
+            taken = False
+            outcome = await self._poller.query_many(account, [orphan.provider_task_id])
+            if isinstance(outcome, Busy) or (isinstance(outcome, Unknown) and not outcome.unreadable):
+                await self._leave(orphan, NO_ANSWER)
+                return False
+            if isinstance(outcome, Sequence):
+                listed = any(found.report.provider_task_id == orphan.provider_task_id for found in outcome)
+        if listed is False:
+            # The query may not see every task, and the first callback may come before it sees this one.
+            return await self._check_kinds(account, orphan, [self._usual_kind(account)], taken=taken)
+        why = KIND_UNKNOWN if listed else NO_ANSWER
+        return await self._check_kinds(account, orphan, self._next_kinds(account, orphan), taken=taken, why=why)
+
+    async def _check_kinds(
+        self, account: Account, orphan: Orphan, kinds: Sequence[str], *, taken: bool = True, why: str = UNKNOWN_ID
+    ) -> bool:
+        """Query some kinds, as far as the budget allows. ``why`` is what is known if the provider denies all of them.
+
+        ``taken`` means that the first request was taken from the budget.
+        """
+        for name in kinds:
+            if not taken and not self._budget.take_for_orphan(self._clock()):
                 break
-            asked += 1
+            taken = False
             outcome = await self._poller.query(account, name, orphan.provider_task_id)
             if isinstance(outcome, Found):
                 return await self._confirmed(account, orphan, name, outcome)
-            absent += isinstance(outcome, Missing)
-            if isinstance(outcome, Busy | BadCredential):
+            if not isinstance(outcome, Missing):
+                why = KIND_UNKNOWN if why == KIND_UNKNOWN else NO_ANSWER
+            if isinstance(outcome, Busy | BadCredential) or (isinstance(outcome, Unknown) and not outcome.unreadable):
                 break
-        why = "the provider does not know it" if absent == asked else "Homing could not get it from the provider"
-        # The first callback may arrive before the provider's queries know the task, so one denial is not enough.
         await self._leave(orphan, why)
         return False
 
-    async def _kinds_to_ask(self, account: Account, orphan: Orphan) -> Sequence[str]:
-        """Return the kinds to ask about in this check, those with the most finished tasks first.
+    def _next_kinds(self, account: Account, orphan: Orphan) -> Sequence[str]:
+        """Return the kinds of this check: some after those of the last one, and after all of them again the first ones.
 
-        Without a kind, one query over all kinds shows whether there is such a task at all. If it shows none, the usual
-        kinds are asked nevertheless, because that query may not see every task.
+        A query that also finds tasks of other kinds would not show the kind.
         """
-        if orphan.kind is not None:
-            return [orphan.kind]
+        kinds = [name for name, kind in account.provider.kinds.items() if kind.own_queries]
+        start = orphan.poll_count * KINDS_PER_CHECK
+        following = [kinds[(start + step) % len(kinds)] for step in range(KINDS_PER_CHECK)]
+        return list(dict.fromkeys([self._usual_kind(account), *following]))
+
+    def _usual_kind(self, account: Account) -> str:
+        """Return the kind with the most finished tasks of late, or the provider's first kind."""
         learned = self._learner.habits.run_times
 
         def finished(kind: str) -> int:
             known = learned.get(Group(account.provider.name, kind))
             return 0 if known is None else len(known.seconds)
 
-        names = sorted(account.provider.kinds, key=finished, reverse=True)
-        if not await self._poller.batches(account) or not self._budget.take_for_orphan(self._clock()):
-            return names
-        outcome = await self._poller.query_many(account, [orphan.provider_task_id])
-        if not isinstance(outcome, Sequence):
-            return names
-        listed = any(found.report.provider_task_id == orphan.provider_task_id for found in outcome)
-        return names if listed else names[:USUAL_KINDS]
+        return max((name for name, kind in account.provider.kinds.items() if kind.own_queries), key=finished)
 
     async def _confirmed(self, account: Account, orphan: Orphan, kind: str, found: Found) -> bool:
         # The callback has only Homing's ID. Only the provider knows which of its tasks that is.
@@ -133,8 +163,14 @@ class Discovery:
         return True
 
     async def _leave(self, orphan: Orphan, why: str) -> None:
-        """Check the orphan callback again later. After a few checks it stays an orphan."""
-        done = orphan.poll_count + 1 >= ORPHAN_CHECKS
+        """Check the orphan callback again later, unless the provider has denied it often enough.
+
+        The first callback may come before the provider's queries know the task, so one denial is not enough. Without
+        any clear answer it stays an orphan after ``MOST_CHECKS``.
+        """
+        checks = orphan.poll_count + 1
+        denied = why == UNKNOWN_ID == orphan.why
+        done = checks >= MOST_CHECKS or (denied and checks >= ORPHAN_CHECKS)
         await self._settle(orphan, state="orphan" if done else "waiting", why=why)
 
     async def discover(self, provider: str, kind: str, *, client: ClientIdentity = DISCOVERER) -> Discovered:
@@ -146,19 +182,22 @@ class Discovery:
         Raises: NoList, and ProviderUnavailable, if a page cannot be read.
         """
         account = self._accounts[provider]
+        if account.provider.kinds[kind].needs_api_key and isinstance(account.credential, KeyPair):
+            raise NoList(f"the list of {kind} needs an API key instead of an access key")
         result = Discovered()
         unresolved = await self._store.tasks.unresolved(provider=provider, kind=kind, limit=UNRESOLVED)
+        cursor: str | None = None
         for page in range(1, LIST_PAGES + 1):
-            outcome = await self._poller.list_page(account, kind, page)
+            outcome = await self._poller.list_page(account, kind, cursor)
             if isinstance(outcome, Unsupported) and page == 1:
                 raise NoList(f"the provider has no list of {kind}")
-            if not isinstance(outcome, Sequence):
+            if not isinstance(outcome, Page):
                 why = masked(_why(outcome), account.credential)
                 raise ProviderUnavailable(f"page {page} of the provider's list could not be read: {why}")
-            if not outcome:
-                break
-            for found in outcome:
+            for found in outcome.found:
                 await self._take(client, account, kind, found, unresolved, result)
+            if (cursor := outcome.next) is None:
+                break
         return result
 
     async def _take(
@@ -185,6 +224,9 @@ class Discovery:
         if own is not None:
             await self._poller.record(Poll(task=own, account=account, at=self._clock()), found)
             result.settled += 1
+            return
+        if not account.provider.kinds[kind].own_queries:
+            result.unclear += 1
             return
         maybe = [task for task in unresolved if report.external_id is None and _at_the_time_of(task, report.created_at)]
         if maybe:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
 from tracker.errors import HomingError
-from tracker.loops.discovery import Discovery
+from tracker.loops.discovery import KINDS_PER_CHECK, Discovery
 from tracker.model.clock import Monotonic
 from tracker.model.records import Orphan
 from tracker.model.task import SETTLED, Status, Task
@@ -147,8 +147,7 @@ class Reconciler:
             if account is not None:
                 await self._poll_account(account, tasks, counts)
         if checking:
-            orphans = await self._store.orphans.due(now=self._clock(), limit=AT_ONCE)
-            await _gather(self._check_orphan(orphan, counts) for orphan in orphans)
+            await _gather(self._check_orphan(orphan, counts) for orphan in await self._orphans())
         return counts
 
     async def _bring_forward(self) -> None:
@@ -312,10 +311,25 @@ class Reconciler:
         else:
             counts.unchanged += 1
 
+    async def _orphans(self) -> Sequence[Orphan]:
+        """Take due orphans from the other rounds and processes, no more than the budget has requests for."""
+        taken: list[Orphan] = []
+        now = self._clock()
+        until = now + (KINDS_PER_CHECK + 2) * self._policy.query
+        for orphan in await self._store.orphans.due(now=now, limit=AT_ONCE):
+            if not self._budget.has_for_orphan(now):
+                break
+            account = self._accounts.get(orphan.provider)
+            if account is None or self._paused_until(account, now) is not None:
+                continue
+            if await self._store.orphans.take(orphan.id, now=now, until=until):
+                if not self._budget.take_for_orphan(now):
+                    break
+                taken.append(orphan)
+        return taken
+
     async def _check_orphan(self, orphan: Orphan, counts: Counts) -> None:
-        account, now = self._accounts.get(orphan.provider), self._clock()
-        if account is None or self._paused_until(account, now) is not None or not self._budget.take_for_orphan(now):
-            return
+        account = self._accounts[orphan.provider]
         counts.orphans_checked += 1
         counts.requests += 1
         try:

@@ -69,13 +69,16 @@ class Kind:
     """One product: its path name, the usual run time of its tasks, and the deadline.
 
     ``looks_up`` is false if the provider documents no query by external ID for this kind. Then a "not found" about an
-    external ID proves nothing.
+    external ID proves nothing. ``own_queries`` is false if queries and lists of this kind also return tasks of other
+    kinds, without their kind. ``needs_api_key`` kinds do not take a ``KeyPair``.
     """
 
     name: str
     usual: timedelta
     deadline: timedelta
     looks_up: bool = True
+    own_queries: bool = True
+    needs_api_key: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +156,15 @@ SubmitOutcome = Accepted | Rejected | Busy | BadCredential | NoSuchCall | Duplic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """The question of a query: about the task of a kind with an ID, which is an external ID if ``external``."""
+
+    kind: str
+    task_id: str
+    external: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """The provider knows the task. ``body`` is the task's own JSON, for the history."""
 
@@ -177,6 +189,17 @@ class Unsupported:
 PollOutcome = Found | Missing | Busy | BadCredential | Unknown | Unsupported
 # Several tasks in one reply. An ID without a task is simply absent.
 ManyOutcome = Sequence[Found] | Busy | BadCredential | Unknown | Unsupported
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page of the provider's list. ``next`` is the cursor of the next page, or None at the end."""
+
+    found: Sequence[Found]
+    next: str | None = None
+
+
+ListOutcome = Page | Busy | BadCredential | Unknown | Unsupported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,8 +234,11 @@ class Provider(Protocol):
     def kinds(self) -> Mapping[str, Kind]:
         """The kinds of tasks that Homing submits and tracks, by path name."""
 
-    def order(self, kind: str, body: JsonObject) -> Order:
-        """Validate a client's create request. Raises: InvalidRequest, with the field and its bound."""
+    def order(self, kind: str, body: JsonObject, *, model: str = "") -> Order:
+        """Validate a client's create request. ``model`` is the one in its path, for kinds that have it there.
+
+        Raises: InvalidRequest, with the field and its bound.
+        """
 
     def authorization(self, credential: Credential, now: datetime) -> Mapping[str, str]:
         """Return the headers with the credential."""
@@ -221,11 +247,14 @@ class Provider(Protocol):
 
     def read_submit(self, reply: Reply, *, external_id: str) -> SubmitOutcome: ...
 
-    def query(self, kind: str, task_id: str) -> Call:
-        """Return the single query, by the provider's ID or by an external ID if the provider supports it."""
+    def query(self, wanted: Query) -> Call | None:
+        """Return the single query, by the provider's ID or by an external ID if the provider supports it.
 
-    def read_query(self, reply: Reply, *, task_id: str, external: bool = False) -> PollOutcome:
-        """Read the answer about ``task_id``, which is an external ID if ``external``.
+        None if no task of the provider can have the ID.
+        """
+
+    def read_query(self, reply: Reply, wanted: Query) -> PollOutcome:
+        """Read the answer to the single query.
 
         A reply about another task is Unknown and a ``mismatch``. The reply to an external ID must contain that ID. A
         reply without one counts if its provider ID differs: then only the external ID can have found it.
@@ -237,10 +266,11 @@ class Provider(Protocol):
 
     def read_query_many(self, reply: Reply) -> ManyOutcome: ...
 
-    def list_page(self, kind: str, page: int) -> Call:
-        """Return the query for one page (from 1) of the account's tasks of a kind."""
+    def list_page(self, kind: str, cursor: str | None) -> Call:
+        """Return the query for a page of the account's tasks of a kind, None for the first page."""
 
-    def read_list(self, reply: Reply) -> ManyOutcome: ...
+    def read_list(self, reply: Reply, kind: str, cursor: str | None) -> ListOutcome:
+        """Read a page. The tasks may be of other kinds too if the provider lists several together."""
 
     def read_callback(self, body: bytes) -> Report:
         """Read a callback in any shape of the provider. It never raises. ``flaw`` says what is unreadable."""

@@ -1,4 +1,4 @@
-"""Kling: the provider of ``/v1/images/omni-image`` and all other legacy paths with tasks, official or resold.
+"""Kling: the provider of ``/v1/images/omni-image`` and of all its other paths with tasks, official or resold.
 
 Documentation: https://kling.ai/document-api (each page also as ``<address>.md``), quoted by page name beside the rules
 here and in the modules that do the reading: ``kling_kinds`` (the products), ``kling_bodies`` (the fields of a create
@@ -19,9 +19,9 @@ from tracker.errors import InvalidRequest
 from tracker.model.targets import PUBLIC_ONLY, Allowed
 from tracker.model.untrusted import JsonObject
 from tracker.providers import kling_replies, kling_reports, kling_submits
-from tracker.providers.base import ApiKey, Call, Capabilities, Credential, KeyPair, Kind, Order
+from tracker.providers.base import ApiKey, Call, Capabilities, Credential, KeyPair, Kind, Order, Query
 from tracker.providers.kling_kinds import KINDS
-from tracker.providers.kling_order import CALLBACK_URL, EXTERNAL_ID, read_order
+from tracker.providers.kling_order import read_order, submitted_body
 
 DEADLINE: Final = timedelta(hours=24)
 
@@ -54,15 +54,22 @@ class Kling:
     )
     kinds: Final[Mapping[str, Kind]] = MappingProxyType(
         {
-            name: Kind(name=name, usual=timedelta(seconds=kind.seconds), deadline=DEADLINE, looks_up=kind.looks_up)
+            name: Kind(
+                name=name,
+                usual=timedelta(seconds=kind.seconds),
+                deadline=DEADLINE,
+                looks_up=kind.looks_up,
+                own_queries=kind.is_legacy,
+                needs_api_key=not kind.is_legacy,
+            )
             for name, kind in KINDS.items()
         }
     )
 
-    def order(self, kind: str, body: JsonObject) -> Order:
+    def order(self, kind: str, body: JsonObject, *, model: str = "") -> Order:
         if kind not in KINDS:
             raise InvalidRequest(f"there is no kind {kind!r:.100}. Choose from {', '.join(sorted(KINDS))}")
-        return read_order(kind, body, self._allowed)
+        return read_order(kind, body, self._allowed, model=model)
 
     def authorization(self, credential: Credential, now: datetime) -> Mapping[str, str]:
         match credential:
@@ -76,16 +83,25 @@ class Kling:
                 assert_never(credential)
 
     def submit(self, order: Order, *, external_id: str, callback_url: str | None) -> Call:
-        body = order.body | {EXTERNAL_ID: external_id}
-        if callback_url is not None:
-            body[CALLBACK_URL] = callback_url
-        return Call(method="POST", path=f"/v1/{order.kind}", body=json.dumps(body, separators=(",", ":")).encode())
+        body = submitted_body(order, external_id=external_id, callback_url=callback_url)
+        path = f"{_path(order.kind)}/{order.model}" if KINDS[order.kind].dialect == "new" else _path(order.kind)
+        return Call(method="POST", path=path, body=_json(body))
 
     read_submit = staticmethod(kling_submits.read_submit)
 
-    def query(self, kind: str, task_id: str) -> Call:
-        """Return the single query. The path ends with "task_id or external_task_id, choose one"."""
-        return Call(method="GET", path=f"/v1/{kind}/{quote(task_id, safe='')}")
+    def query(self, wanted: Query) -> Call | None:
+        """Return the single query.
+
+        On the older paths it ends with "task_id or external_task_id, choose one". The newer dialects have one query for
+        many IDs, "exactly one of the two".
+        """
+        kind = KINDS[wanted.kind]
+        if kind.is_legacy:
+            return Call(method="GET", path=f"{_path(wanted.kind)}/{quote(wanted.task_id, safe='')}")
+        if "," in wanted.task_id:
+            return None
+        name = "external_task_ids" if wanted.external else "task_ids"
+        return Call(method="GET", path=kind.lists_at, query={name: wanted.task_id})
 
     read_query = staticmethod(kling_replies.read_query)
 
@@ -95,11 +111,23 @@ class Kling:
 
     read_query_many = staticmethod(partial(kling_replies.read_many, batch=True))
 
-    def list_page(self, kind: str, page: int) -> Call:
-        return Call(method="GET", path=f"/v1/{kind}", query={"pageNum": str(page), "pageSize": str(PAGE)})
+    def list_page(self, kind: str, cursor: str | None) -> Call:
+        """Return a page by number of an older path, or a page by cursor of all tasks of a newer dialect."""
+        if KINDS[kind].is_legacy:
+            return Call(method="GET", path=_path(kind), query={"pageNum": cursor or "1", "pageSize": str(PAGE)})
+        body: JsonObject = {"limit": PAGE} | ({} if cursor is None else {"cursor": cursor})
+        return Call(method="POST", path=KINDS[kind].lists_at, body=_json(body))
 
-    read_list = staticmethod(kling_replies.read_many)
+    read_list = staticmethod(kling_replies.read_list)
     read_callback = staticmethod(kling_reports.read_callback)
+
+
+def _path(kind: str) -> str:
+    return f"/v1/{kind}" if KINDS[kind].is_legacy else f"/{kind}"
+
+
+def _json(body: JsonObject) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
 def _token(pair: KeyPair, now: datetime) -> str:

@@ -8,11 +8,12 @@ from typing import Final
 import msgspec
 
 from tracker.model.untrusted import JsonObject, JsonValue
-from tracker.providers.kling_bodies import CreateBody, Part
+from tracker.providers.kling_fields import Part
 
 REFERENCE: Final = "#/components/schemas/{name}"
+EMPTY: Final = "An empty text and a null count as a missing field."
 _NULL: Final = {"type": "null"}
-# The words of a type, the end of the names of its limits, and how the limits are said.
+# The noun of a type, the end of the names of its limits, and the words for the limits.
 _TYPES: Final = {
     "string": ("a text", "Length", " of {} characters"),
     "array": ("a list", "Items", " of {} entries"),
@@ -23,9 +24,10 @@ _STEP: Final = re.compile(r"[A-Za-z]\w*|\[")
 
 
 @cache
-def schemas_of(shape: type[CreateBody]) -> dict[str, JsonObject]:
+def schemas_of(shape: type[Part]) -> dict[str, JsonObject]:
     """Return the JSON schemas of a body and of its parts, by name, for /openapi.json."""
     _, schemas = msgspec.json.schema_components([shape], ref_template=REFERENCE)
+    schemas[shape.__name__]["description"] = f"{schemas[shape.__name__].get('description', '')} {EMPTY}".strip()
     for part in _parts(Part):
         if part.any_of and part.__name__ in schemas:
             groups: list[JsonValue] = [{"anyOf": [{"required": [name]} for name in names]} for names in part.any_of]
@@ -40,13 +42,13 @@ def _parts(part: type[Part]) -> Iterator[type[Part]]:
 
 
 @cache
-def plain_schema(shape: type[CreateBody]) -> JsonObject:
+def plain_schema(shape: type[Part]) -> JsonObject:
     """Return the schema of a body, without references and without null."""
     schemas = schemas_of(shape)
     return _plain(schemas[shape.__name__], schemas)
 
 
-def bound_at(path: str, shape: type[CreateBody]) -> str:
+def bound_at(path: str, shape: type[Part]) -> str:
     """Return the bound of the field at a path such as ``image_list[0].image``."""
     schema = plain_schema(shape)
     for step in _STEP.findall(path):
@@ -62,7 +64,7 @@ def bound_at(path: str, shape: type[CreateBody]) -> str:
 
 def bound_of(schema: JsonObject) -> str:
     """Return a bound, such as "an integer from 1 to 9"."""
-    if "properties" in schema:
+    if schema.get("type") == "object":
         return "an object"
     if isinstance(described := schema.get("description"), str):
         return described

@@ -13,7 +13,7 @@ from typing import Final
 from tracker.model import facts
 from tracker.model.task import Asset, Status, Task
 from tracker.model.untrusted import JsonObject, JsonValue, milliseconds
-from tracker.providers.kling_kinds import OMNI_IMAGE
+from tracker.providers.kling_kinds import KINDS, OMNI_IMAGE, TRY_ON
 
 LEGACY_STATUSES: Final[Mapping[Status, str]] = MappingProxyType(
     {
@@ -44,7 +44,13 @@ _ID_FIELDS: Final[Mapping[str, str]] = MappingProxyType({"voice": "voice_id", "e
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {"voice": ("voice_name",), "element": ("element_name", "element_description", "reference_type")}
 )
-_PACKAGES: Final[Mapping[str, str]] = MappingProxyType({"images": "image", "videos": "video", "audio": "audio"})
+# The package that pays for a task, by the first segment of an older path, or by the kind of a newer one.
+_PACKAGES: Final[Mapping[str, str]] = MappingProxyType(
+    {"images": "image", "videos": "video", "audio": "audio"}
+    # Voices and elements are paid from the package of videos (live).
+    | {name: "video" for name, kind in KINDS.items() if kind.results[0] in {"voice", "element"}}
+    | {name: "image" if name == TRY_ON else "video" for name, kind in KINDS.items() if not kind.is_legacy}
+)
 _AMOUNT: Final = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 
 
@@ -81,6 +87,29 @@ def legacy_task(task: Task) -> JsonObject:
     return data | {"watermark_info": watermark} if isinstance(watermark, dict) else data
 
 
+def created(task: Task) -> JsonObject:
+    """Return the ``data`` of the reply to a create request, in the dialect of its path."""
+    if _is_legacy(task):
+        return legacy_created(task)
+    return {
+        "task_id" if task.kind == TRY_ON else "id": task.id,
+        "status": _new_status(task),
+        "create_time": milliseconds(task.created_at),
+        "update_time": milliseconds(task.updated_at),
+        "external_id": task.external_id or "",
+    }
+
+
+def callback(task: Task) -> JsonObject:
+    """Return the body of a callback, in the dialect in which the client submitted the task: the bare task."""
+    return legacy_callback(task) if _is_legacy(task) else new_task(task)
+
+
+def _is_legacy(task: Task) -> bool:
+    kind = KINDS.get(task.kind)
+    return kind is None or kind.is_legacy
+
+
 def legacy_callback(task: Task) -> JsonObject:
     """Return the body of a callback: the bare task with the fields of the page "Callback Protocol"."""
     data = legacy_task(task)
@@ -93,10 +122,10 @@ def legacy_callback(task: Task) -> JsonObject:
 
 def new_task(task: Task) -> JsonObject:
     """Return one entry of ``GET /tasks``."""
-    package = _PACKAGES.get(task.kind.partition("/")[0])
+    package = _PACKAGES.get(task.kind) or _PACKAGES.get(task.kind.partition("/")[0])
     return {
         "id": task.id,
-        "status": NEW_STATUSES[task.status],
+        "status": _new_status(task),
         "message": _message(task),
         "create_time": milliseconds(task.created_at),
         "update_time": milliseconds(task.updated_at),
@@ -104,6 +133,11 @@ def new_task(task: Task) -> JsonObject:
         "outputs": [_output(task, entry) for entry in _entries(facts.assets(task))],
         "billing": new_price(facts.price(task), package),
     }
+
+
+def _new_status(task: Task) -> str:
+    # This one product has the word of the older paths.
+    return (LEGACY_STATUSES if task.kind == TRY_ON else NEW_STATUSES)[task.status]
 
 
 def legacy_price(price: Mapping[str, JsonValue]) -> JsonObject:
@@ -181,6 +215,8 @@ def _legacy_entry(task: Task, files: list[Asset]) -> JsonObject:
         entry[_ID_FIELDS.get(first.kind, "id")] = _legacy_id(first)
     for file in files:
         entry |= _legacy_file(file)
+    if first.kind == "element":
+        entry["status"] = "succeed"
     return entry | ({"watermark_url": first.watermark_url} if first.watermark_url else {})
 
 
@@ -218,6 +254,8 @@ def _output(task: Task, files: list[Asset]) -> JsonObject:
             output[f"{audio}_duration" if audio else "duration"] = file.duration
     if first.watermark_url:
         output["watermark_url"] = first.watermark_url
+    if first.kind in _NAMES:
+        output["status"] = "succeeded"
     # The new dialect has "name" instead of "voice_name".
     output |= {
         name.partition("_")[2]: task.request[name]

@@ -1,4 +1,4 @@
-"""The table of Kling's kinds of tasks: what Homing has to know about each product on a legacy path.
+"""The table of Kling's kinds of tasks: what Homing has to know about each product.
 
 Documentation: https://kling.ai/document-api, the page of each product. A run time is the observed one, or that of a
 similar product. ``kling_bodies`` has the fields of each create request.
@@ -7,9 +7,12 @@ similar product. ``kling_bodies`` has the fields of each create request.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 OMNI_IMAGE: Final = "images/omni-image"
+TRY_ON: Final = "solutions/virtual_try_on"
+# How a product speaks: on the paths below /v1, in the new standard (the model is in the path), or below /solutions.
+Dialect = Literal["legacy", "new", "solutions"]
 # The type of a product's results names its list in a reply, and its package in a price.
 IMAGE: Final = "image"
 VIDEO: Final = "video"
@@ -22,15 +25,25 @@ ELEMENT: Final = "element"
 class KlingKind:
     """One kind.
 
-    ``seconds`` is the usual run time. ``results`` are the types of its results. ``looks_up`` is false if no edition of
-    its page offers a query by external ID. ``slots`` names the fields that say how many tasks at once a request counts
-    as; without any it is one.
+    ``dialect`` is that of its paths and bodies. ``seconds`` is the usual run time. ``results`` are the types of its
+    results. ``looks_up`` is false if the table of paths on its page offers no query by external ID. ``slots`` names the
+    fields that say how many tasks at once a request counts as; without any it is one, or not documented.
     """
 
     seconds: int
     results: tuple[str, ...]
     looks_up: bool = True
     slots: tuple[str, ...] = ()
+    dialect: Dialect = "legacy"
+
+    @property
+    def is_legacy(self) -> bool:
+        return self.dialect == "legacy"
+
+    @property
+    def lists_at(self) -> str:
+        """The path of queries and lists, which all kinds of a newer dialect share."""
+        return "/solutions" if self.dialect == "solutions" else "/tasks"
 
 
 _COUNT: Final = ("n",)
@@ -58,5 +71,18 @@ KINDS: Final[Mapping[str, KlingKind]] = MappingProxyType(
         "general/ai-multi-shot": KlingKind(seconds=40, results=(IMAGE,), looks_up=False),
         "general/custom-voices": KlingKind(seconds=9, results=(VOICE,)),
         "general/advanced-custom-elements": KlingKind(seconds=5, results=(ELEMENT,)),
+        "text-to-video": KlingKind(seconds=120, results=(VIDEO,), dialect="new"),
+        "image-to-video": KlingKind(seconds=120, results=(VIDEO,), dialect="new"),
+        "omni-video": KlingKind(seconds=120, results=(VIDEO,), dialect="new"),
+        "motion-control": KlingKind(seconds=300, results=(VIDEO,), dialect="new"),
+        TRY_ON: KlingKind(seconds=10, results=(IMAGE,), dialect="solutions"),
+        "solutions/e-commerce/clothing_dupe": KlingKind(
+            seconds=600, results=("product_image", "model_images", "product_video"), dialect="solutions"
+        ),
+        "solutions/e-commerce/goods_studio": KlingKind(seconds=600, results=(VIDEO,), dialect="solutions"),
+        "solutions/talking_agent": KlingKind(seconds=600, results=(VIDEO,), dialect="solutions"),
+        "solutions/drama_subtitle": KlingKind(
+            seconds=1140, results=("subbed_video", "srt", "ass"), dialect="solutions"
+        ),
     }
 )

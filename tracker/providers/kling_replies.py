@@ -8,7 +8,7 @@ data}``; a code other than 0 is an error even with HTTP 200.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -22,13 +22,17 @@ from tracker.providers.base import (
     BadCredential,
     Busy,
     Found,
+    ListOutcome,
     ManyOutcome,
     Missing,
+    Page,
     PollOutcome,
+    Query,
     Reply,
     Unknown,
     Unsupported,
 )
+from tracker.providers.kling_kinds import KINDS
 from tracker.providers.kling_reports import MESSAGE_LENGTH, NESTING, code_of, read_report, task_of, tasks_in
 
 # The documented codes, by their meaning for Homing.
@@ -90,8 +94,13 @@ class Envelope:
         return f"HTTP {self.status}, code {self.code}"
 
 
-def read_query(reply: Reply, *, task_id: str, external: bool = False) -> PollOutcome:
-    """Return the outcome of a query about ``task_id``; ``external`` if that is an external ID."""
+def read_query(reply: Reply, wanted: Query) -> PollOutcome:
+    """Return the outcome of a single query."""
+    return _read_single(reply, wanted) if KINDS[wanted.kind].is_legacy else _read_listed(reply, wanted)
+
+
+def _read_single(reply: Reply, wanted: Query) -> PollOutcome:
+    task_id, external = wanted.task_id, wanted.external
     envelope = open_envelope(reply)
     denial = (envelope.status, envelope.code, envelope.message.strip())
     if denial == (HTTPStatus.BAD_REQUEST, NO_SUCH_KEY_VALUE, NOT_FOUND.format(id=task_id)):
@@ -113,6 +122,40 @@ def read_query(reply: Reply, *, task_id: str, external: bool = False) -> PollOut
     if external and report.external_id is None and report.provider_task_id is not None and not by_provider_id:
         return _found(report, task)
     return Unknown(why=f"the request is about {task_id!r}, the reply about another task", mismatch=True)
+
+
+def _read_listed(reply: Reply, wanted: Query) -> PollOutcome:
+    """Read the answer of a newer dialect: a list. It is empty if there is no task with the ID (live)."""
+    outcome = read_many(reply)
+    if not isinstance(outcome, Sequence):
+        return outcome
+    for found in outcome:
+        if wanted.task_id == (found.report.external_id if wanted.external else found.report.provider_task_id):
+            return found
+    envelope = open_envelope(reply)
+    if envelope.body.get("data") == []:
+        return Missing(message="the provider's list has no task with this ID")
+    if not outcome:
+        return unreadable_reply(reply, f"{envelope.outline}, but no task")
+    # As on the older paths, a task may hide its external ID until it ends.
+    only = outcome[0].report
+    if wanted.external and len(outcome) == 1 and only.external_id is None and only.provider_task_id != wanted.task_id:
+        return outcome[0]
+    return Unknown(why=f"the request is about {wanted.task_id!r}, the reply about another task", mismatch=True)
+
+
+def read_list(reply: Reply, kind: str, cursor: str | None) -> ListOutcome:
+    """Return one page of a list. The last page by number is empty, the last page by cursor names no next one."""
+    outcome = read_many(reply)
+    if not isinstance(outcome, Sequence):
+        return outcome
+    body = open_envelope(reply).body
+    if KINDS[kind].is_legacy:
+        return Page(found=outcome, next=str(int(cursor or "1") + 1) if _list_in(body) else None)
+    data = body.get("data")
+    following = data.get("next_cursor") if isinstance(data, dict) and data.get("has_more") is not False else None
+    # A page that leads to itself would never end.
+    return Page(found=outcome, next=following if isinstance(following, str) and following != (cursor or "") else None)
 
 
 def read_many(reply: Reply, *, batch: bool = False) -> ManyOutcome:
@@ -203,7 +246,8 @@ def _list_in(body: JsonObject) -> list[JsonValue] | None:
             break
         if task_of(listed) is not None:
             return [listed]
-        listed = listed.get("data")
+        # A page by cursor has its tasks in "result".
+        listed = listed.get("result", listed.get("data"))
     return listed if isinstance(listed, list) else None
 
 

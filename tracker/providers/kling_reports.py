@@ -71,7 +71,11 @@ _RESULT_LISTS: Final[Mapping[str, _Like]] = MappingProxyType(
     }
 )
 _RESULT_NAMES: Final = _RESULT_LISTS.keys()
-_OUTPUT_TYPES: Final = frozenset({"image", "video", "audio", "voice", "element"})
+_OUTPUT_TYPES: Final = frozenset(
+    {"image", "video", "audio", "voice", "element"}
+    # Below /solutions.
+    | {"product_image", "model_images", "product_video", "subbed_video", "srt", "ass"}
+)
 _OTHER_TYPE: Final = "file"
 # Later requests refer to these by ID, so they are results even without a file.
 _USED_BY_ID: Final = frozenset({"voice", "element"})

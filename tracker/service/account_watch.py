@@ -22,8 +22,10 @@ from tracker.providers.base import (
     Account,
     BadCredential,
     Found,
+    ListOutcome,
     ManyOutcome,
     Missing,
+    Page,
     PollOutcome,
     Rejected,
     SubmitOutcome,
@@ -62,7 +64,7 @@ class AccountWatch:
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._recording: set[asyncio.Task[None]] = set()
 
-    def answered(self, account: Account, outcome: PollOutcome | ManyOutcome | SubmitOutcome) -> None:
+    def answered(self, account: Account, outcome: PollOutcome | ManyOutcome | ListOutcome | SubmitOutcome) -> None:
         """Note one answer to a request. Unknown means that no answer came."""
         shown = _shown(outcome)
         if shown is None:
@@ -141,7 +143,7 @@ class AccountWatch:
                 seen.recorded_at = seen.paused_until = seen.waited_at = None
 
 
-def _shown(outcome: PollOutcome | ManyOutcome | SubmitOutcome) -> tuple[Trouble | None, str] | None:
+def _shown(outcome: PollOutcome | ManyOutcome | ListOutcome | SubmitOutcome) -> tuple[Trouble | None, str] | None:
     """Return the trouble that an answer shows and the reason.
 
     Return (None, "") if the answer shows no trouble, and None if it shows nothing about the account.
@@ -151,4 +153,4 @@ def _shown(outcome: PollOutcome | ManyOutcome | SubmitOutcome) -> tuple[Trouble 
     if isinstance(outcome, Unknown):
         return Trouble.UNREADABLE if outcome.unreadable else Trouble.OUTAGE, outcome.why
     # A temporary refusal, or the refusal of one call, shows nothing about the account.
-    return (None, "") if isinstance(outcome, Found | Missing | Accepted | Rejected | list | tuple) else None
+    return (None, "") if isinstance(outcome, Found | Missing | Accepted | Rejected | Page | list | tuple) else None

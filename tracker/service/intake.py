@@ -13,7 +13,7 @@ from tracker.errors import CommitUnknown, CredentialMissing, StoreUnavailable
 from tracker.model.clock import Deadline, RandomBytes
 from tracker.model.shared_capacity import SharedCapacity
 from tracker.model.task import Task, new_task_id
-from tracker.providers.base import Account
+from tracker.providers.base import Account, KeyPair, Kind
 from tracker.rules import schedule
 from tracker.rules.create_requests import (
     NoteAbandoned,
@@ -133,8 +133,9 @@ class Intake:
                     self._leave(_body_key(task), found.id)
                 sending = self._submission.sending.get(found.id)
                 return found if sending is None else await sending
-            if request.account.credential is None:
-                raise _missing_credential(request.account)
+            credential = request.account.credential
+            if credential is None or (request.kind.needs_api_key and isinstance(credential, KeyPair)):
+                raise _missing_credential(request.account, request.kind)
             return await self._submission.first(found, request)
 
     def _withdraw(self, task: Task) -> None:
@@ -297,9 +298,10 @@ def _note_of(task_id: str) -> str:
     return f"client of {task_id}"
 
 
-def _missing_credential(account: Account) -> CredentialMissing:
+def _missing_credential(account: Account, kind: Kind) -> CredentialMissing:
     what = f"; set {account.credential_settings}" if account.credential_settings else ""
+    has = "none" if account.credential is None else f"only an access key, and {kind.name} needs an API key"
     return CredentialMissing(
-        f"credential missing: this server has none for {account.provider.name}, so nothing was sent or created{what}",
+        f"credential missing: this server has {has} for {account.provider.name}, so nothing was sent or created{what}",
         retry_after=RETRY_LATER,
     )

@@ -34,7 +34,7 @@ class Lookups:
     async def proven(self, account: Account, kind: str) -> bool:
         """Return whether a lookup by external ID found its task at the URL, for the kind.
 
-        A kind without a documented lookup is never proven: there, "not found" is no news about the task.
+        A kind without a documented lookup is never proven: there, "not found" says nothing about the task.
         """
         if not _looks_up(account, kind):
             return False

@@ -18,9 +18,11 @@ from tracker.providers.base import (
     Busy,
     Call,
     Found,
+    ListOutcome,
     ManyOutcome,
     Missing,
     PollOutcome,
+    Query,
     Reply,
     Unknown,
     Unsupported,
@@ -37,7 +39,7 @@ from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
 from tracker.transport import Sender
 
-Outcome = TypeVar("Outcome", PollOutcome, ManyOutcome)
+Outcome = TypeVar("Outcome", PollOutcome, ManyOutcome, ListOutcome)
 
 BUSY_PAUSE: Final = timedelta(seconds=5)
 CREDENTIAL_PAUSE: Final = timedelta(seconds=60)
@@ -202,9 +204,12 @@ class Poller:
         within: timedelta | None = None,
     ) -> PollOutcome:
         """Send one query, and return every failure as an outcome. ``external`` means that Homing made the ID."""
-        call = account.provider.query(kind, task_id)
+        wanted = Query(kind=kind, task_id=task_id, external=external)
+        call = account.provider.query(wanted)
+        if call is None:
+            return Missing(message="no task of the provider can have this ID")
         time = self._rules.policy.query if within is None else min(within, self._rules.policy.query)
-        read = partial(account.provider.read_query, task_id=task_id, external=external)
+        read = partial(account.provider.read_query, wanted=wanted)
         return await self._answer(account, call, read, within=time)
 
     async def query_many(self, account: Account, task_ids: Sequence[str]) -> ManyOutcome:
@@ -216,10 +221,11 @@ class Poller:
             await self._recorder.apply(RecordChange(Change(result=None, seen=(seen,))))
         return outcome
 
-    async def list_page(self, account: Account, kind: str, page: int) -> ManyOutcome:
-        """Query one page of the account's tasks."""
-        call = account.provider.list_page(kind, page)
-        return await self._answer(account, call, account.provider.read_list, within=self._rules.policy.query)
+    async def list_page(self, account: Account, kind: str, cursor: str | None) -> ListOutcome:
+        """Query one page of the account's tasks, None for the first."""
+        call = account.provider.list_page(kind, cursor)
+        read = partial(account.provider.read_list, kind=kind, cursor=cursor)
+        return await self._answer(account, call, read, within=self._rules.policy.query)
 
     async def _answer(
         self, account: Account, call: Call, read: Callable[[Reply], Outcome], *, within: timedelta

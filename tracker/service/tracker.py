@@ -200,10 +200,13 @@ class Tracker:
             )
         )
 
-    def order(self, provider: str, kind: str, body: JsonObject) -> Order:
-        """Validate a create request as the provider documents it. Raises InvalidRequest with the name of the field."""
+    def order(self, provider: str, kind: str, body: JsonObject, *, model: str = "") -> Order:
+        """Validate a create request as the provider documents it. ``model`` is the one in the path, if it has one.
+
+        Raises InvalidRequest with the name of the field.
+        """
         account = self._account(provider)
-        return account.provider.order(kind_named(account, kind).name, body)
+        return account.provider.order(kind_named(account, kind).name, body, model=model)
 
     async def answered(self, task_id: str) -> None:
         """Record that the response to a submission was sent to the client. A failed write is retried."""

@@ -75,6 +75,13 @@ class OrphanStore(TableStore):
         return [rows.orphan_from_row(row) for row in found]
 
     @write_transaction
+    def take(self, connection: Connection, orphan_id: int, *, now: datetime, until: datetime) -> bool:
+        """Let no other round or process check a due orphan before ``until``. Return False if one already does."""
+        mine = update(ORPHANS).where(ORPHANS.c.id == orphan_id, ORPHANS.c.next_poll_at <= rows.stamp(now))
+        taken = mine.values(next_poll_at=rows.stamp(until)).returning(ORPHANS.c.id)
+        return connection.execute(taken).scalar_one_or_none() is not None
+
+    @write_transaction
     def settle(
         self,
         connection: Connection,

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.kling_examples import REQUESTS
+from tests.support.kling_examples import CLIP, PICTURE, REQUESTS
 from tracker.errors import InvalidRequest
 from tracker.model.untrusted import JsonObject
 from tracker.providers.kling import Kling
-from tracker.providers.kling_bodies import BODIES, MEDIA
+from tracker.providers.kling_bodies import BODIES
 from tracker.providers.kling_bounds import plain_schema
+from tracker.providers.kling_fields import MEDIA
 from tracker.providers.kling_kinds import KINDS
 from tracker.providers.kling_order import MEDIA_FIELDS
 
@@ -43,9 +44,13 @@ def test_media_field_of_any_body_is_not_stored(kind: str) -> None:
     ("kind", "changes", "message"),
     [
         ("images/omni-image", {"n": 10}, "n must be an integer from 1 to 9"),
-        ("images/omni-image", {"series_amount": 1}, "series_amount must be an integer from 2 to 9, or auto"),
-        ("images/omni-image", {"image_list": [{}]}, "image_list[0].image is required: a text: the URL of a file"),
-        ("images/omni-image", {"image_list": [{"image": ""}]}, "image_list[0].image must be a text: the URL"),
+        ("images/omni-image", {"series_amount": ["a"]}, "series_amount must be an integer from 2 to 9, or auto"),
+        ("images/omni-image", {"aspect_ratio": "5:4 - at `$.n`"}, "aspect_ratio must be one of 16:9"),
+        ("images/omni-image", {"image_fidelity": 10**400}, "image_fidelity must be a number from 0 to 1"),
+        ("videos/multi-elements", {"image_list": [{}]}, "image_list[0].image is required: a text: the URL of a file"),
+        ("videos/multi-elements", {"image_list": [{"image": ""}]}, "image_list[0].image is required: a text"),
+        ("images/omni-image", {"\ud800": 1}, "the body is not JSON"),
+        ("videos/text2video", {"duration": "5\n"}, "duration must be a whole number"),
         (
             "images/multi-image2image",
             {"subject_image_list": []},
@@ -93,10 +98,27 @@ def test_refused_field_is_named_with_its_bound(kind: str, changes: JsonObject, m
         ("images/omni-image", {"element_list": [{"element_id": "829836802793406551"}]}),
         ("images/omni-image", {"watermark_info": [{"enabled": True}]}),
         ("images/omni-image", {"negative_prompt": None, "callback_url": ""}),
+        ("images/omni-image", {"series_amount": 0, "image_list": [PICTURE, {"image": ""}, {"image_url": PICTURE}]}),
+        ("images/generations", {"aspect_ratio": "5:4"}),
+        ("videos/text2video", {"duration": 5.0, "camera_control": {"type": "", "config": {"zoom": ""}}}),
+        ("videos/text2video", {"multi_prompt": [{"index": 1.0, "prompt": "a cat", "duration": None}]}),
+        ("videos/omni-video", {"duration": "0"}),
+        ("videos/lip-sync", {"input": {"mode": "text2video", "video_url": CLIP, "voice_speed": ""}}),
+        ("audio/text-to-audio", {"duration": "5"}),
+        ("general/advanced-custom-elements", {"element_video_list": {}, "tag_list": [{"tag_id": "o_101"}]}),
     ],
 )
 def test_request_of_any_edition_is_accepted(kind: str, changes: JsonObject) -> None:
     assert KLING.order(kind, dict(REQUESTS[kind]) | changes).kind == kind
+
+
+def test_content_in_an_unknown_field_is_stored_as_digest() -> None:
+    """Base64 is a word that is longer than any in a prompt."""
+    content = "aGVsbG8g" * 100
+    body: JsonObject = {"prompt": "a cat " * 200, "unheard_of": [{"deep": content}, content], "url": f" {PICTURE}"}
+    shown = KLING.order("images/omni-image", body).shown
+    assert content not in str(shown)
+    assert (shown["prompt"], shown["url"]) == (body["prompt"], body["url"])
 
 
 def test_content_is_stored_as_digest_in_every_media_field() -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import jwt
 import pytest
 
+from tests.support.kling_examples import REQUESTS, a_query
 from tracker.errors import InvalidRequest
 from tracker.model.untrusted import JsonObject, JsonValue
 from tracker.providers.base import ApiKey, KeyPair
@@ -72,11 +73,16 @@ def test_inline_image_is_kept_as_digest_and_size(field: str, prefix: str) -> Non
 
 
 def test_long_request_is_kept_in_part() -> None:
-    body: dict[str, JsonValue] = {"prompt": "x", "n": 1, **{f"field {n}": "y" * 8_000 for n in range(50)}, "last": True}
+    body: dict[str, JsonValue] = {
+        "prompt": "x",
+        "n": 1,
+        **{f"field {n}": "y " * 4_000 for n in range(50)},
+        "last": True,
+    }
     shown = KLING.order(OMNI_IMAGE, body).shown
     others = json.dumps({name: body[name] for name in sorted(body.keys() - shown.keys())}, separators=(",", ":"))
     assert shown["not_shown"] == {"sha256": hashlib.sha256(others.encode()).hexdigest(), "bytes": len(others)}
-    assert (shown["prompt"], shown["n"], shown["last"], shown["field 0"]) == ("x", 1, True, "y" * 8_000)
+    assert (shown["prompt"], shown["n"], shown["last"], shown["field 0"]) == ("x", 1, True, "y " * 4_000)
     assert len(json.dumps(shown)) < 40_000
 
 
@@ -132,12 +138,71 @@ def test_batch_poll_is_one_request() -> None:
 
 
 def test_task_list_page_is_requested_by_number() -> None:
-    call = KLING.list_page("videos/text2video", 3)
+    call = KLING.list_page("videos/text2video", "3")
     assert (call.path, call.query) == ("/v1/videos/text2video", {"pageNum": "3", "pageSize": "100"})
 
 
 def test_query_of_nested_kind_keeps_its_path() -> None:
-    assert KLING.query("videos/avatar/image2video", "1").path == "/v1/videos/avatar/image2video/1"
+    call = KLING.query(a_query("1", kind="videos/avatar/image2video"))
+    assert call is not None
+    assert call.path == "/v1/videos/avatar/image2video/1"
+
+
+def test_newer_dialect_names_which_id_it_queries() -> None:
+    for external, name in ((False, "task_ids"), (True, "external_task_ids")):
+        call = KLING.query(a_query("1", kind="text-to-video", external=external))
+        assert call is not None
+        assert (call.method, call.path, call.query) == ("GET", "/tasks", {name: "1"})
+    assert KLING.query(a_query("1,2", kind="text-to-video")) is None
+    page = KLING.list_page("solutions/talking_agent", "next")
+    assert (page.method, page.path, json.loads(page.body)) == ("POST", "/solutions", {"limit": 100, "cursor": "next"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "path"),
+    [
+        ("text-to-video", "kling-3.0", "/text-to-video/kling-3.0"),
+        ("solutions/talking_agent", "", "/solutions/talking_agent"),
+    ],
+)
+def test_newer_dialect_has_homing_ids_in_its_options(kind: str, model: str, path: str) -> None:
+    body: dict[str, JsonValue] = dict(REQUESTS[kind])
+    body["options"] = {
+        "external_task_id": "mine",
+        "callback_url": "https://x.example/",
+        "watermark_info": {"enabled": True},
+    }
+    order = KLING.order(kind, body | {"external_task_id": ["ignored"], "callback_url": "ignored"}, model=model)
+    assert (order.external_id, order.callback_url, order.model) == ("mine", "https://x.example/", model)
+    call = KLING.submit(order, external_id="hm1", callback_url="https://homing.example/c")
+    sent = json.loads(call.body)
+    assert call.path == path
+    assert sent["options"] == {
+        "external_task_id": "hm1",
+        "callback_url": "https://homing.example/c",
+        "watermark_info": {"enabled": True},
+    }
+    assert (sent["external_task_id"], sent["callback_url"]) == (["ignored"], "ignored")
+
+
+def test_equal_bodies_of_two_products_are_two_requests() -> None:
+    hashes = {
+        KLING.order(kind, {"prompt": "a cat"}, model=model).request_hash
+        for kind, model in (
+            ("images/omni-image", ""),
+            ("images/generations", ""),
+            ("videos/text2video", ""),
+            ("text-to-video", "kling-3.0"),
+            ("text-to-video", "kling-2.6"),
+        )
+    }
+    assert len(hashes) == 5
+
+
+@pytest.mark.parametrize("model", ["", "Kling", "a/b", "-a", "a" * 65])
+def test_model_in_path_must_be_a_name(model: str) -> None:
+    with pytest.raises(InvalidRequest, match="model must be"):
+        KLING.order("text-to-video", {"prompt": "a cat"}, model=model)
 
 
 def test_request_without_model_names_none() -> None:

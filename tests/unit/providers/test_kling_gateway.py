@@ -131,7 +131,7 @@ RESULTS: Mapping[str, JsonObject] = {
         ],
     },
     "general/custom-voices": {"voices": [{"voice_id": "845", "trial_url": "https://x/"}]},
-    "general/advanced-custom-elements": {"elements": [{"element_id": 829836802793406551}]},
+    "general/advanced-custom-elements": {"elements": [{"element_id": 829836802793406551, "status": "succeed"}]},
     "general/ai-multi-shot": {
         "images": [
             {"index": 0, "url_1": "https://x/1", "url_2": "https://x/2", "url_3": "https://x/3"},

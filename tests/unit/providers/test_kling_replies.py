@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.support.kling_examples import OMNI_IMAGE, a_query
 from tracker.model.task import Status
 from tracker.model.untrusted import JsonObject, JsonValue
 from tracker.providers.base import (
@@ -14,6 +15,7 @@ from tracker.providers.base import (
     Duplicate,
     Found,
     Missing,
+    Page,
     Rejected,
     Reply,
     Unknown,
@@ -139,27 +141,27 @@ def test_busy_reply_has_retry_after() -> None:
     answer = reply(429, {"code": 1303, "message": "full", "request_id": "r"}, {"retry-after": "7"})
     expected = Busy(http_status=429, code=1303, message="full", retry_after=timedelta(seconds=7))
     assert KLING.read_submit(answer, external_id=EXTERNAL_ID) == expected
-    assert KLING.read_query(answer, task_id="1") == expected
+    assert KLING.read_query(answer, a_query("1")) == expected
     assert KLING.read_query_many(answer) == expected
 
 
 def test_only_documented_not_found_reply_is_missing() -> None:
     text = "Task not found by id/external id: 1"
-    assert KLING.read_query(error(400, 1201, text), task_id="1") == Missing(message=text)
-    assert KLING.read_query(error(400, 1201, text), task_id="1", external=True) == Missing(message=text)
+    assert KLING.read_query(error(400, 1201, text), a_query("1")) == Missing(message=text)
+    assert KLING.read_query(error(400, 1201, text), a_query("1", external=True)) == Missing(message=text)
     for other in (error(404, 1201, text), error(400, 1203, text), error(400, 1201, text + "2"), error(404, 1203)):
-        outcome = KLING.read_query(other, task_id="1")
+        outcome = KLING.read_query(other, a_query("1"))
         assert isinstance(outcome, Unknown)
         assert "not the documented not-found answer" in outcome.why
-    assert isinstance(KLING.read_query(error(400, 1201, text), task_id="2"), Unknown)
+    assert isinstance(KLING.read_query(error(400, 1201, text), a_query("2")), Unknown)
 
 
 def test_query_reply_must_be_about_the_polled_task() -> None:
     answer = fine({"task_id": "1", "task_status": "processing", "task_info": {"external_task_id": "e"}})
-    assert isinstance(KLING.read_query(answer, task_id="1"), Found)
-    assert isinstance(KLING.read_query(answer, task_id="e", external=True), Found)
-    assert isinstance(KLING.read_query(answer, task_id="2"), Unknown)
-    assert isinstance(KLING.read_query(answer, task_id="2", external=True), Unknown)
+    assert isinstance(KLING.read_query(answer, a_query("1")), Found)
+    assert isinstance(KLING.read_query(answer, a_query("e", external=True)), Found)
+    assert isinstance(KLING.read_query(answer, a_query("2")), Unknown)
+    assert isinstance(KLING.read_query(answer, a_query("2", external=True)), Unknown)
 
 
 TASK: JsonObject = {"task_id": "1", "task_status": "succeed", "task_info": {"external_task_id": "e"}}
@@ -179,7 +181,7 @@ TASK: JsonObject = {"task_id": "1", "task_status": "succeed", "task_info": {"ext
 def test_query_task_in_any_wrapper_is_found(body: JsonValue) -> None:
     answer = reply(200, body)
 
-    outcomes = [KLING.read_query(answer, task_id="1"), KLING.read_query(answer, task_id="e", external=True)]
+    outcomes = [KLING.read_query(answer, a_query("1")), KLING.read_query(answer, a_query("e", external=True))]
 
     assert [isinstance(outcome, Found) and outcome.report.status for outcome in outcomes] == [Status.SUCCEEDED] * 2
 
@@ -187,7 +189,7 @@ def test_query_task_in_any_wrapper_is_found(body: JsonValue) -> None:
 def test_query_reply_after_byte_order_mark_is_read() -> None:
     answer = Reply(status=200, body=b"\xef\xbb\xbf" + fine(TASK).body)
 
-    assert isinstance(KLING.read_query(answer, task_id="1"), Found)
+    assert isinstance(KLING.read_query(answer, a_query("1")), Found)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ def test_query_reply_after_byte_order_mark_is_read() -> None:
     ],
 )
 def test_query_reply_about_other_task_is_unreadable(status: int, body: JsonValue) -> None:
-    outcome = KLING.read_query(reply(status, body), task_id="asked")
+    outcome = KLING.read_query(reply(status, body), a_query("asked"))
 
     assert isinstance(outcome, Unknown)
     assert outcome.unreadable
@@ -220,7 +222,7 @@ def test_query_reply_about_other_task_is_unreadable(status: int, body: JsonValue
 )
 def test_query_reply_in_other_form_is_unreadable(answer: Reply, why: str) -> None:
     """Clients can read the reason, so it has no text of the sender. The excerpt has it."""
-    outcome = KLING.read_query(answer, task_id="1")
+    outcome = KLING.read_query(answer, a_query("1"))
 
     assert isinstance(outcome, Unknown)
     assert outcome.unreadable
@@ -230,7 +232,7 @@ def test_query_reply_in_other_form_is_unreadable(answer: Reply, why: str) -> Non
 
 
 def test_query_reply_with_502_is_not_unreadable() -> None:
-    outcome = KLING.read_query(Reply(status=502, body=b"<html>"), task_id="1")
+    outcome = KLING.read_query(Reply(status=502, body=b"<html>"), a_query("1"))
 
     assert isinstance(outcome, Unknown)
     assert not outcome.unreadable
@@ -246,8 +248,8 @@ def test_wrapped_task_list_is_read(data: JsonValue) -> None:
 
 def test_unfinished_task_may_hide_its_external_id() -> None:
     answer = fine({"task_id": "1", "task_status": "processing", "task_info": {}, "task_result": {}})
-    assert isinstance(KLING.read_query(answer, task_id="e", external=True), Found)
-    assert isinstance(KLING.read_query(answer, task_id="e"), Unknown)
+    assert isinstance(KLING.read_query(answer, a_query("e", external=True)), Found)
+    assert isinstance(KLING.read_query(answer, a_query("e")), Unknown)
 
 
 @pytest.mark.parametrize("info", [{}, {"external_task_id": "another's"}])
@@ -255,7 +257,7 @@ def test_task_found_by_provider_id_is_a_mismatch(info: JsonObject) -> None:
     """A client may name the provider ID of another client's task as its own external ID."""
     answer = fine({"task_id": "1", "task_status": "succeed", "task_info": info})
 
-    outcome = KLING.read_query(answer, task_id="1", external=True)
+    outcome = KLING.read_query(answer, a_query("1", external=True))
 
     assert isinstance(outcome, Unknown)
     assert outcome.mismatch
@@ -264,7 +266,7 @@ def test_task_found_by_provider_id_is_a_mismatch(info: JsonObject) -> None:
 
 def test_found_task_has_its_json() -> None:
     task: JsonObject = {"task_id": "1", "task_status": "processing", "task_status_msg": "语"}
-    outcome = KLING.read_query(fine(task), task_id="1")
+    outcome = KLING.read_query(fine(task), a_query("1"))
     assert isinstance(outcome, Found)
     assert outcome.body == '{"task_id":"1","task_status":"processing","task_status_msg":"语"}'.encode()
 
@@ -282,15 +284,73 @@ def test_batch_reply_skips_unreadable_tasks() -> None:
 def test_key_without_batch_access_is_not_bad() -> None:
     answer = error(401, 1002, "The current API does not support AK/SK")
     assert isinstance(KLING.read_query_many(answer), Unsupported)
-    assert isinstance(KLING.read_query(answer, task_id="1"), BadCredential)
-    assert isinstance(KLING.read_list(answer), BadCredential)
+    assert isinstance(KLING.read_query(answer, a_query("1")), BadCredential)
+    assert isinstance(KLING.read_list(answer, OMNI_IMAGE, None), BadCredential)
     assert isinstance(KLING.read_submit(answer, external_id=EXTERNAL_ID), BadCredential)
     assert isinstance(KLING.read_query_many(error(401, 1004)), BadCredential)
 
 
 def test_unreadable_reply_does_not_show_its_body() -> None:
     answer = Reply(status=502, body=b"<html>made-up-secret</html>")
-    for outcome in (KLING.read_submit(answer, external_id="e"), KLING.read_query(answer, task_id="1")):
+    for outcome in (KLING.read_submit(answer, external_id="e"), KLING.read_query(answer, a_query("1"))):
         assert isinstance(outcome, Unknown)
         assert outcome.why.startswith("HTTP 502")
         assert "made-up-secret" not in outcome.why
+
+
+NEW: JsonObject = {"id": "1", "status": "processing", "external_id": "e"}
+
+
+@pytest.mark.parametrize(
+    ("data", "by_id", "by_external_id"),
+    [
+        ([NEW], Found, Found),
+        ([{"id": "2", "status": "failed"}, NEW], Found, Found),
+        ([], Missing, Missing),
+        # A task may hide its external ID. Then only the external ID can have found it.
+        ([{"id": "1", "status": "processing", "external_id": ""}], Found, Found),
+        ([{"id": "1", "status": "processing"}, {"id": "2", "status": "processing"}], Found, Unknown),
+        ([{"id": "2", "status": "processing", "external_id": "other"}], Unknown, Unknown),
+        (None, Unknown, Unknown),
+        ({"result": []}, Unknown, Unknown),
+        ([{"status": "processing"}], Unknown, Unknown),
+    ],
+)
+def test_query_of_newer_dialect_is_a_list(data: JsonValue, by_id: type, by_external_id: type) -> None:
+    answer = fine(data)
+    kind = "text-to-video"
+    assert isinstance(KLING.read_query(answer, a_query("1", kind=kind)), by_id)
+    assert isinstance(KLING.read_query(answer, a_query("e", kind=kind, external=True)), by_external_id)
+
+
+def test_only_another_task_is_a_mismatch() -> None:
+    answers: tuple[tuple[JsonValue, bool], ...] = (
+        ([{"id": "2", "status": "failed"}], True),
+        (None, False),
+        ({"result": []}, False),
+    )
+    for data, mismatch in answers:
+        outcome = KLING.read_query(fine(data), a_query("1", kind="text-to-video"))
+        assert isinstance(outcome, Unknown)
+        assert (outcome.mismatch, outcome.unreadable) == (mismatch, not mismatch)
+
+
+def test_pages_end() -> None:
+    legacy, new = "videos/text2video", "omni-video"
+    first = KLING.read_list(fine([TASK]), legacy, None)
+    assert isinstance(first, Page)
+    assert (len(first.found), first.next) == (1, "2")
+    last = KLING.read_list(fine([]), legacy, "2")
+    assert isinstance(last, Page)
+    assert (last.found, last.next) == ([], None)
+    pages: tuple[tuple[JsonValue, str | None], ...] = (
+        ({"result": [NEW], "count": 1, "next_cursor": "c", "has_more": True}, "c"),
+        ({"result": [NEW], "count": 1, "next_cursor": "", "has_more": False}, None),
+        ({"result": [NEW], "next_cursor": "c", "has_more": False}, None),
+        # A page that leads to itself.
+        ({"result": [NEW], "next_cursor": "before", "has_more": True}, None),
+    )
+    for data, following in pages:
+        page = KLING.read_list(fine(data), new, "before")
+        assert isinstance(page, Page)
+        assert (len(page.found), page.next) == (1, following)

@@ -151,7 +151,7 @@ class ApiRoute(Route):
 class RouteIndex(BaseRoute):
     """The routes of many paths in one lookup table.
 
-    Each path is fixed, except that its last segment may be ``{ref}``. Repeated slashes count as one, because clients
+    Each path is fixed, except that its last segment may be a parameter. Repeated slashes count as one, because clients
     join a base URL and a path without checking them.
     """
 
@@ -161,7 +161,7 @@ class RouteIndex(BaseRoute):
         self._by_parent: dict[str, ApiRoute] = {}
         for route in self.routes:
             parent, _, last = route.path.rpartition("/")
-            if last == "{ref}":
+            if last.startswith("{"):
                 self._by_parent[parent] = route
             else:
                 self._fixed[route.path] = route

@@ -9,10 +9,10 @@ from tracker.model.event_filter import EventFilter
 from tracker.model.sinks import CALLBACKS, SinkSpec
 from tracker.model.task import SETTLED, Task
 from tracker.model.untrusted import JsonObject
-from tracker.providers.kling_gateway import legacy_callback
+from tracker.providers.kling_gateway import callback
 
 # The callback format of each provider. A provider without a line has no callbacks to imitate.
-SHAPES: Final[Mapping[str, Callable[[Task], JsonObject]]] = MappingProxyType({"kling": legacy_callback})
+SHAPES: Final[Mapping[str, Callable[[Task], JsonObject]]] = MappingProxyType({"kling": callback})
 _CHANGED: Final = frozenset(TASK_TYPE + name for name in CHANGES)
 
 
