@@ -8,10 +8,8 @@ from typing import Any, Final, Literal
 from tests.simulation.deployment import Deployment
 from tests.simulation.http_caller import Answer, Broken
 from tests.simulation.process import CLIENTS
-from tests.simulation.provider import KIND
 from tests.simulation.world import World
 
-CREATE: Final = f"/kling/v1/{KIND}"
 SENDING_SECONDS: Final = 60.0
 TRIES: Final = 30
 FINAL: Final = frozenset({"succeeded", "failed"})
@@ -98,15 +96,12 @@ class Clients:
 
     async def _submit(self, order: Order) -> None:
         world = self.world
-        body: dict[str, Any] = {"prompt": order.prompt, "model_name": "kling-v3-omni"}
-        headers = {}
-        if order.naming == "external id":
-            body["external_task_id"] = order.external_id
-        elif order.naming == "idempotency key":
-            headers["idempotency-key"] = order.external_id
-        if order.wants_callback:
-            body["callback_url"] = f"https://{order.client}.example/results"
-        sent = json.dumps(body).encode()
+        product = self.deployment.provider.product
+        headers = {"idempotency-key": order.external_id} if order.naming == "idempotency key" else {}
+        external_id = order.external_id if order.naming == "external id" else None
+        callback_url = f"https://{order.client}.example/results" if order.wants_callback else None
+        sent = json.dumps(product.request(order.prompt, external_id, callback_url)).encode()
+        create = f"/kling{product.path}"
         for _ in range(TRIES):
             about = f"order {order.number}"
             hang_up_after = (
@@ -114,7 +109,7 @@ class Clients:
             )
             twice = order.naming != "none" and world.strikes("client repeats", about)
             sent_at = world.loop.time()
-            tries = [self._ask(order, "POST", CREATE, sent, hang_up_after, headers) for _ in range(2 if twice else 1)]
+            tries = [self._ask(order, "POST", create, sent, hang_up_after, headers) for _ in range(2 if twice else 1)]
             answers = await asyncio.gather(*tries)
             for answer in answers:
                 self._note_answer(order, answer, sent_at)
@@ -129,10 +124,10 @@ class Clients:
             return
         order.answers.append(str(answer.status))
         if answer.status == 200 and answer.json()["code"] == 0:
-            data = answer.json()["data"]
-            if order.task_id not in {None, data["task_id"]} and not self.world.forgotten:
-                self.leaks.append(f"order {order.number} has two tasks: {order.task_id} and {data['task_id']}")
-            order.accept(data["task_id"], sent_at=sent_at, now=self.world.loop.time())
+            task_id = self.deployment.provider.product.task_id(answer.json()["data"])
+            if order.task_id not in {None, task_id} and not self.world.forgotten:
+                self.leaks.append(f"order {order.number} has two tasks: {order.task_id} and {task_id}")
+            order.accept(task_id, sent_at=sent_at, now=self.world.loop.time())
             order.refused, order.unanswered = False, False
         else:
             order.refusals.append((sent_at, self.world.loop.time()))
@@ -149,7 +144,7 @@ class Clients:
         callback_url = None
         for number in range(TRIES):
             external_id = order.expected_id or f"{order.external_id}-{number}"
-            expected = {"provider": "kling", "kind": KIND}
+            expected = {"provider": "kling", "kind": self.deployment.provider.product.kind}
             if order.naming != "none":
                 expected["external_id"] = external_id
             body = json.dumps(expected).encode()
@@ -171,20 +166,19 @@ class Clients:
         await asyncio.sleep(world.between(f"own submit {order.number}", 0.0, 3.0))
         is_new = order.made_id is None
         if order.made_id is None:
-            own = {"prompt": order.prompt, "callback_url": callback_url}
-            if order.naming != "none":
-                own["external_task_id"] = order.expected_id
-            order.made_id = provider.make(own).id
-        if not is_new or world.chance(f"attach {order.number}") < 0.5 or provider.renames:
+            own_id = None if order.naming == "none" else order.expected_id
+            order.made_id = provider.make(provider.product.request(order.prompt, own_id, callback_url)).id
+        if not is_new or world.chance(f"attach {order.number}") < 0.5 or provider.is_blind:
             attached = {"provider_task_id": order.made_id}
             answer = await self._until_answered(order, "PATCH", f"/v1/tasks/{order.task_id}", attached)
             order.attached = answer is not None and answer.status < 300
 
     async def _adopt(self, order: Order) -> None:
         if order.made_id is None:
-            order.made_id = self.deployment.provider.make({"prompt": order.prompt}).id
+            provider = self.deployment.provider
+            order.made_id = provider.make(provider.product.request(order.prompt, None, None)).id
         await asyncio.sleep(self.world.between(f"adopt {order.number}", 0.0, 20.0))
-        body = {"provider": "kling", "kind": KIND, "provider_task_id": order.made_id}
+        body = {"provider": "kling", "kind": self.deployment.provider.product.kind, "provider_task_id": order.made_id}
         sent_at = self.world.loop.time()
         answer = await self._until_answered(order, "POST", "/v1/tasks/adopt", body)
         if answer is not None and answer.status == 201:
@@ -237,10 +231,11 @@ class Clients:
         )
         made = next((made for made in deployment.provider.tasks.values() if made.prompt == order.prompt), None)
         theirs = made.id if made is not None else "kl999999"
-        expected = {"provider": "kling", "kind": KIND, "external_id": theirs}
+        product = deployment.provider.product
+        expected = {"provider": "kling", "kind": product.kind, "external_id": theirs}
         requests = {
             "get": ("GET", f"/v1/tasks/{order.task_id}", None),
-            "gateway": ("GET", f"{CREATE}/{theirs}", None),
+            "gateway": ("GET", f"/tasks?task_ids={theirs}" if product.is_new else f"{product.path}/{theirs}", None),
             "poll": ("POST", f"/v1/tasks/{order.task_id}/poll", None),
             "expect": ("POST", "/v1/tasks/expect", expected),
             "adopt": ("POST", "/v1/tasks/adopt", {**expected, "provider_task_id": theirs, "external_id": "misused"}),

@@ -6,6 +6,7 @@ It shares no code with Homing. It reads Homing's tables with plain SQL, the prov
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from tests.simulation.clients import FINAL, Clients, Order
@@ -18,6 +19,8 @@ from tests.simulation.provider_shapes import Made
 from tests.simulation.world import World
 
 TRUTH: Final = {"succeed": "succeeded", "failed": "failed"}
+# How much older than its row a task may be that a callback alone names.
+WINDOW: Final = timedelta(minutes=1)
 CALLBACK_TOKEN: Final = re.compile(r"/callbacks/kling/[A-Za-z0-9_-]{20,}")
 RESULT: Final = re.compile(r"results\.example/(\w+)\.png")
 WINDOW_SECONDS: Final = 60.0
@@ -158,7 +161,7 @@ class Oracle:
         is_forgotten, unnamed = bool(self.world.forgotten), order.naming == "none"
         is_foreign = any(lost.foreign for lost in self.world.forgotten)
         is_limit = (unnamed and self.world.faults["clock set"]) or (
-            is_forgotten and (unnamed or is_foreign or self.deployment.provider.renames)
+            is_forgotten and (unnamed or is_foreign or self.deployment.provider.is_blind)
         )
         if order.style != "submit" or not is_limit:
             return made
@@ -178,7 +181,7 @@ class Oracle:
 
     def _cannot_ask(self, row: dict[str, Any]) -> bool:
         """Return whether nothing finds the task: a gateway without lookups, and no provider ID. The conflict stays."""
-        return self.deployment.provider.renames and row["provider_task_id"] is None
+        return self.deployment.provider.is_blind and row["provider_task_id"] is None
 
     def _may_stay_open(self, order: Order, row: dict[str, Any]) -> bool:
         """Return whether Homing cannot know.
@@ -195,9 +198,12 @@ class Oracle:
             is_elsewhere = is_elsewhere or row["candidate_id"] == WRONG_ID
             # An answer that is older than the callback says that there is no such task. Homing then drops its ID.
             is_dropped = row["candidate_id"] is None and bool(self.world.faults["stale read"])
+            # The clock was ahead when the row was made, so every task of the provider is older than the row.
+            row_made_at = datetime.fromtimestamp(row["created_at"] / 1_000_000, UTC)
+            is_dropped = is_dropped or any(task.made_at < row_made_at - WINDOW for task in made)
             is_known = order.attached or any(task.taken for task in made)
             return bool(self.world.forgotten) or is_elsewhere or is_dropped or not is_known
-        return self.deployment.provider.renames and row["status"] == "expired" and order.style != "adopt"
+        return self.deployment.provider.is_blind and row["status"] == "expired" and order.style != "adopt"
 
     def _about_budget(self) -> Iterator[Violation]:
         polls = [at for at, method in self.deployment.provider.requests if method == "GET"]
@@ -220,7 +226,7 @@ class Oracle:
     def _tasks(self) -> dict[str, dict[str, Any]]:
         names = (
             *("id", "status", "reason", "origin", "client", "provider_task_id", "sent_external_id"),
-            *("next_poll_at", "conflict_at", "facts", "status_source", "candidate_id"),
+            *("next_poll_at", "conflict_at", "facts", "status_source", "candidate_id", "created_at"),
         )
         found = self.deployment.rows(f"SELECT {', '.join(names)} FROM tasks")
         return {row[0]: dict(zip(names, row, strict=True)) for row in found}

@@ -48,7 +48,7 @@ def about_client_callbacks(
         host, received = f"{client}.example", defaultdict[str, set[str]](set)
         for webhook in deployment.destinations.received.get(host, ()):
             body = json.loads(webhook.body)
-            received[body["task_id"]].add(body["task_status"])
+            received[deployment.provider.product.task_id(body)].add(_word(body))
         for task_id in received:
             if task_id in rows and rows[task_id]["client"] != client:
                 yield Violation("client saw another's data", f"{client} got a callback about {task_id}")
@@ -61,6 +61,12 @@ def about_client_callbacks(
                 if word not in received[row["id"]]:
                     detail = f"{word} of order {order.number} ({row['id']}) to {host}: {sorted(received[row['id']])}"
                     yield Violation("callback never sent", detail)
+
+
+def _word(body: dict[str, Any]) -> str:
+    """Return the status of a callback, in the word of the older dialect."""
+    status = str(body.get("task_status") or body["status"])
+    return "succeed" if status == "succeeded" else status
 
 
 def sequence_of(cursor: int, version: int) -> int:

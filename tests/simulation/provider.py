@@ -15,12 +15,12 @@ from email.utils import format_datetime
 from typing import Any, Final
 from urllib.parse import unquote
 
+from tests.simulation.products import PRODUCTS
 from tests.simulation.provider_shapes import Made, page_of, reply_of, shown
 from tests.simulation.world import World
 from tracker.errors import NotSent, ReplyLost
 from tracker.providers.base import Account, Call, Reply
 
-KIND: Final = "images/omni-image"
 SECRET_KEY: Final = b"simulated webhook key, 32 bytes.."
 OTHER_KEY: Final = b"a key that the provider never had"
 WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(SECRET_KEY).decode()
@@ -40,10 +40,13 @@ class Provider:
         self.tasks: dict[str, Made] = {}
         self.requests: list[tuple[float, str]] = []
         self.by_external: dict[str, list[Made]] = {}
+        self.product = world.choice("product", PRODUCTS)
         # A gateway that renames external IDs: it repeats them in its replies and cannot look them up.
         self.renames = world.chance("provider renames") < world.plan.rates.get("echo without lookup", 0.0)
         if self.renames:
             world.note_fault("echo without lookup", "the provider")
+        # Nothing finds a task by its external ID.
+        self.is_blind = self.renames or not self.product.looks_up
         self._post = post
         self._down_until = 0.0
         self._refusing_until = 0.0
@@ -99,13 +102,16 @@ class Provider:
         if world.loop.time() < self._down_until:
             return await self._broken(name, seconds)
         await asyncio.sleep(seconds / 2)
-        reply = self._create(json.loads(call.body)) if call.method == "POST" else self._query(call)
+        reply = self._create(json.loads(call.body)) if call.path == self._creates_at(call) else self._query(call)
         if reply is None:
             await asyncio.sleep(FOR_EVER_SECONDS)
             raise ReplyLost("no answer in time")
         await asyncio.sleep(seconds / 2)
         world.note(f"provider -> {name}: {reply.status} {reply.body[:120]!r}")
         return reply
+
+    def _creates_at(self, call: Call) -> str:
+        return self.product.path if call.method == "POST" else ""
 
     async def _broken(self, name: str, seconds: float) -> Reply:
         how = self.world.choice("outage", ("not sent", "lost", "html", "maintenance"))
@@ -138,7 +144,7 @@ class Provider:
 
     def _create(self, body: dict[str, Any]) -> Reply | None:
         world = self.world
-        name = f"create {body.get('external_task_id', '')}"
+        name = f"create {self.product.ids_in(body)[0] or ''}"
         if (refused := self._common(name) or self._refusal(name, body)) is not None:
             return refused
         if world.strikes("created late", name):
@@ -150,12 +156,12 @@ class Provider:
         made = self.make(body)
         if world.strikes("reply lost", name):
             return None
-        reply = reply_of(200, 0, data=shown(made, world.true_time()))
+        reply = reply_of(200, 0, data=self._shown(made, world.true_time()))
         return self._unreadable(reply) if world.strikes("unreadable reply", name) else reply
 
     def _refusal(self, name: str, body: dict[str, Any]) -> Reply | None:
         # Assumption: the provider checks the ID before the content.
-        external_id = body.get("external_task_id")
+        external_id, _ = self.product.ids_in(body)
         if external_id in self.by_external and not self.renames:
             return reply_of(400, 1201, f"External_task_id {external_id} already exists")
         if self.world.strikes("create refused", name):
@@ -171,15 +177,31 @@ class Provider:
         now = world.true_time()
         if world.strikes("stale read", name):
             now -= timedelta(seconds=world.between("stale", 0.5, 6.0))
-        if call.path == "/tasks":
+        newest = sorted(self.tasks.values(), key=lambda made: made.made_at, reverse=True)
+        if call.path == "/tasks" and call.method == "POST":
+            found = [shown(made, now, is_new=True) for made in newest]
+            reply = reply_of(200, 0, data={"result": found, "count": len(found), "next_cursor": "", "has_more": False})
+        elif call.path == "/tasks" and "task_ids" in call.query:
             reply = self._many(call.query["task_ids"].split(","), now)
-        elif call.path == f"/v1/{KIND}":
+        elif call.path == "/tasks":
+            reply = self._named(call.query["external_task_ids"], now)
+        elif call.path == self.product.path:
             page, size = int(call.query["pageNum"]), int(call.query["pageSize"])
-            newest = sorted(self.tasks.values(), key=lambda made: made.made_at, reverse=True)
-            reply = reply_of(200, 0, data=[shown(made, now) for made in newest[(page - 1) * size : page * size]])
+            reply = reply_of(200, 0, data=[self._shown(made, now) for made in newest[(page - 1) * size : page * size]])
         else:
             reply = self._one(unquote(call.path.rpartition("/")[2]), now)
         return self._unreadable(reply) if world.strikes("unreadable poll", name) else reply
+
+    def _named(self, external_id: str, now: datetime) -> Reply:
+        """Answer a query by external ID of the newer dialect: a list, empty for an unknown one."""
+        made = self._found(external_id, now)
+        others = [other for other in self.tasks.values() if other is not made and other.external_id is not None]
+        if made is not None and others and self.world.strikes("another task's data", external_id):
+            made = self.world.choice("other task", others)
+        return reply_of(200, 0, data=[] if made is None else [shown(made, now, is_new=True)])
+
+    def _shown(self, made: Made, now: datetime, **changes: Any) -> dict[str, Any]:
+        return shown(made, now, is_new=self.product.is_new, **changes)
 
     def _one(self, ref: str, now: datetime) -> Reply:
         made = self._found(ref, now)
@@ -189,7 +211,7 @@ class Provider:
             made = self.world.choice("other task", others)
         if made is None:
             return reply_of(400, 1201, f"Task not found by id/external id: {ref}")
-        return reply_of(200, 0, data=shown(made, now))
+        return reply_of(200, 0, data=self._shown(made, now))
 
     def _many(self, refs: list[str], now: datetime) -> Reply:
         entries = []
@@ -197,14 +219,14 @@ class Provider:
             made = self.tasks.get(ref)
             if made is None or made.made_at > now or self.world.strikes("batch entry dropped", ref):
                 continue
-            entries.append(shown(made, now))
+            entries.append(self._shown(made, now))
         if self.tasks and self.world.strikes("foreign entry in batch", ",".join(refs)[:40]):
-            entries.append(shown(self.world.choice("foreign", list(self.tasks.values())), now))
+            entries.append(self._shown(self.world.choice("foreign", list(self.tasks.values())), now))
         return reply_of(200, 0, data=entries)
 
     def _found(self, ref: str, now: datetime) -> Made | None:
         made = self.tasks.get(ref)
-        if made is None and not self.renames and (named := self.by_external.get(ref)):
+        if made is None and not self.is_blind and (named := self.by_external.get(ref)):
             made = named[0]
         return made if made is not None and made.made_at <= now else None
 
@@ -224,7 +246,7 @@ class Provider:
 
     def make(self, body: dict[str, Any]) -> Made:
         """Make a task, unless its external ID is taken by now."""
-        world, external_id = self.world, body.get("external_task_id")
+        world, (external_id, callback_url) = self.world, self.product.ids_in(body)
         if external_id is not None and (named := self.by_external.get(external_id)) and not self.renames:
             return named[0]
         now, number = world.true_time(), len(self.tasks) + 1
@@ -241,7 +263,7 @@ class Provider:
             processing_at=processing,
             final_at=processing + share * timedelta(seconds=world.between(f"run time {number}", 0.5, 40.0)),
             final="failed" if world.chance(f"final {number}") < 0.2 else "succeed",
-            callback_url=body.get("callback_url"),
+            callback_url=callback_url,
         )
         made.contradicted = contradicted
         self.tasks[made.id] = made
@@ -274,7 +296,7 @@ class Provider:
         await asyncio.sleep(world.between(f"callback {about}", 0.0, 0.3))
         if world.strikes("callback late", about):
             await asyncio.sleep(world.between("lateness", 1.0, 120.0))
-        body = json.dumps(shown(made, world.true_time(), status=status, updated_at=moment)).encode()
+        body = json.dumps(self._shown(made, world.true_time(), status=status, updated_at=moment)).encode()
         number = made.webhook_numbers = made.webhook_numbers + 1
         unsigned = not sure and world.strikes("callback unsigned", about)
         webhook_id = None if unsigned else f"wh-{made.id}-{number}"
@@ -294,7 +316,7 @@ class Provider:
         apart = timedelta(seconds=world.between(f"contradiction {made.id}", -1.0, 1.0))
         moment = max(made.made_at, made.final_at + apart)
         await asyncio.sleep(max(0.0, (moment - world.true_time()).total_seconds()))
-        body = json.dumps(shown(made, world.true_time(), status=opposite, updated_at=moment)).encode()
+        body = json.dumps(self._shown(made, world.true_time(), status=opposite, updated_at=moment)).encode()
         await self._deliver(made, f"false {opposite}", f"wh-{made.id}-false", body)
 
     async def _replay(self, made: Made) -> None:
@@ -311,7 +333,7 @@ class Provider:
         world = self.world
         opposite = "failed" if made.final == "succeed" else "succeed"
         now = world.true_time()
-        body = json.dumps(shown(made, now, status=opposite, updated_at=now + timedelta(seconds=5))).encode()
+        body = json.dumps(self._shown(made, now, status=opposite, updated_at=now + timedelta(seconds=5))).encode()
         key = world.choice("forgery", (OTHER_KEY, None))
         headers = {} if key is None else self._signed(f"wh-{made.id}-forged", body, key=key)
         assert made.callback_url is not None

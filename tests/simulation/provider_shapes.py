@@ -38,10 +38,27 @@ class Made:
 
 
 def shown(
-    made: Made, now: datetime, *, status: str | None = None, updated_at: datetime | None = None
+    made: Made,
+    now: datetime,
+    *,
+    status: str | None = None,
+    updated_at: datetime | None = None,
+    is_new: bool = False,
 ) -> dict[str, Any]:
-    """Write a task as the documentation shows it."""
+    """Write a task as the documentation shows it, ``is_new`` in the newer dialect."""
     status = status or made.status(now)
+    if is_new:
+        succeeded = status == "succeed"
+        return {
+            "id": made.id,
+            "status": "succeeded" if succeeded else status,
+            "message": "the content is not allowed" if status == "failed" else "",
+            "create_time": milliseconds(made.made_at),
+            "update_time": milliseconds(updated_at or made.updated_at(now)),
+            "external_id": made.external_id or "",
+            "outputs": [{"type": "video", "url": f"https://results.example/{made.id}.png"}] if succeeded else [],
+            "billing": [{"charge_type": "unit", "amount": "8", "package_type": "video"}] if succeeded else [],
+        }
     body: dict[str, Any] = {
         "task_id": made.id,
         "task_status": status,
