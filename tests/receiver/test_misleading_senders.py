@@ -294,6 +294,29 @@ async def test_replayed_callback_id_does_not_replace_true_id(tmp_path: Path) -> 
         assert (task.provider_task_id, task.status) == ("TRUE", Status.SUCCEEDED)
 
 
+@pytest.mark.parametrize("order", [("TRUE", "OTHER"), ("OTHER", "TRUE")], ids=["first", "last"])
+async def test_callback_with_own_external_id_names_the_task_to_poll(tmp_path: Path, order: tuple[str, str]) -> None:
+    """No lookup finds the lost task. A replayed callback of a task without external ID comes before or after it."""
+
+    def answer(call: Call) -> Reply:
+        if call.method == "POST":
+            raise ReplyLost("no answer")
+        names = {"TRUE": "processing", "OTHER": "succeed"}
+        name = requested_id(call)
+        shown = harness.shape(name, None, names[name], "https://evil/1.png") if name in names else None
+        return missing(call) if shown is None else reply(200, 0, shown)
+
+    harness = TrackerHarness(tmp_path, answer)
+    async with harness.tracker as tracker:
+        lost = await harness.submit()
+        for name in order:
+            own = lost.sent_external_id if name == "TRUE" else None
+            await harness.deliver(harness.shape(name, own, "processing"), task=lost, trust=Trust.SIGNED)
+        await harness.rounds(3, timedelta(seconds=40))
+        task = await tracker.get(ME, lost.id)
+        assert (task.provider_task_id, task.status) == ("TRUE", Status.PROCESSING)
+
+
 async def test_orphan_denied_too_early_is_polled_again(tmp_path: Path) -> None:
     visible = False
 
@@ -306,7 +329,7 @@ async def test_orphan_denied_too_early_is_polled_again(tmp_path: Path) -> None:
     async with harness.tracker as tracker:
         shared_url, _ = await tracker.create_callback_url(ME, provider="kling")
         await harness.deliver(harness.shape("T1", None, "submitted"), shared_url=shared_url, trust=Trust.SIGNED)
-        await harness.rounds(6, timedelta(minutes=1))
+        await harness.rounds(25, timedelta(minutes=1))
         assert (await tracker.orphans())[0].state == "orphan"
         visible = True
         signed = harness.shape("T1", None, "succeed", "https://x/1.png")

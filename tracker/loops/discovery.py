@@ -20,6 +20,8 @@ from tracker.storage.store import Store
 ORPHAN_CHECKS: Final = 3
 # Half an hour, for a provider that does not answer, and for a task whose kind no query shows.
 MOST_CHECKS: Final = 60
+# So many checks query every kind at least once, also if the budget ends some of them early.
+SCAN_CHECKS: Final = 20
 # A check of an orphan of unknown kind queries so many kinds. The next check goes on with the next ones.
 KINDS_PER_CHECK: Final = 4
 ORPHAN_GAP: Final = timedelta(seconds=30)
@@ -105,15 +107,23 @@ class Discovery:
         if listed is False:
             # The query may not see every task, and the first callback may come before it sees this one.
             return await self._check_kinds(account, orphan, [self._usual_kind(account)], taken=taken)
-        why = KIND_UNKNOWN if listed else NO_ANSWER
-        return await self._check_kinds(account, orphan, self._next_kinds(account, orphan), taken=taken, why=why)
+        why, checks = (KIND_UNKNOWN, MOST_CHECKS) if listed else (UNKNOWN_ID, SCAN_CHECKS)
+        kinds = self._next_kinds(account, orphan)
+        return await self._check_kinds(account, orphan, kinds, taken=taken, why=why, checks=checks)
 
     async def _check_kinds(
-        self, account: Account, orphan: Orphan, kinds: Sequence[str], *, taken: bool = True, why: str = UNKNOWN_ID
+        self,
+        account: Account,
+        orphan: Orphan,
+        kinds: Sequence[str],
+        *,
+        taken: bool = True,
+        why: str = UNKNOWN_ID,
+        checks: int = ORPHAN_CHECKS,
     ) -> bool:
         """Query some kinds, as far as the budget allows. ``why`` is what is known if the provider denies all of them.
 
-        ``taken`` means that the first request was taken from the budget.
+        ``taken`` means that the first request was taken from the budget. ``checks`` is how many denials end the checks.
         """
         for name in kinds:
             if not taken and not self._budget.take_for_orphan(self._clock()):
@@ -126,7 +136,7 @@ class Discovery:
                 why = KIND_UNKNOWN if why == KIND_UNKNOWN else NO_ANSWER
             if isinstance(outcome, Busy | BadCredential) or (isinstance(outcome, Unknown) and not outcome.unreadable):
                 break
-        await self._leave(orphan, why)
+        await self._leave(orphan, why, checks=checks)
         return False
 
     def _next_kinds(self, account: Account, orphan: Orphan) -> Sequence[str]:
@@ -162,15 +172,15 @@ class Discovery:
         await self._settle(orphan, state="adopted", why="the provider confirmed it", task_id=task.id)
         return True
 
-    async def _leave(self, orphan: Orphan, why: str) -> None:
+    async def _leave(self, orphan: Orphan, why: str, *, checks: int = ORPHAN_CHECKS) -> None:
         """Check the orphan callback again later, unless the provider has denied it often enough.
 
         The first callback may come before the provider's queries know the task, so one denial is not enough. Without
         any clear answer it stays an orphan after ``MOST_CHECKS``.
         """
-        checks = orphan.poll_count + 1
+        made = orphan.poll_count + 1
         denied = why == UNKNOWN_ID == orphan.why
-        done = checks >= MOST_CHECKS or (denied and checks >= ORPHAN_CHECKS)
+        done = made >= MOST_CHECKS or (denied and made >= checks)
         await self._settle(orphan, state="orphan" if done else "waiting", why=why)
 
     async def discover(self, provider: str, kind: str, *, client: ClientIdentity = DISCOVERER) -> Discovered:

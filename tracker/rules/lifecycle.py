@@ -21,6 +21,7 @@ from tracker.model.task import (
     Event,
     Fact,
     Flaw,
+    IdSource,
     Observation,
     Precedence,
     Report,
@@ -90,6 +91,7 @@ def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transi
         why = f"a final status needs the trust level {threshold.name.lower()}, so Homing polls the provider"
     elif trust is not Trust.UNVERIFIED:
         return _accept(seen, observation, trust, alarms)
+    seen = _learn_ids(seen, report, trust)
     if seen.provider_task_id is None and seen.candidate_id is None and report.provider_task_id is not None:
         # An ID to poll. A callback alone does not set the provider ID.
         seen = changed(seen, candidate_id=report.provider_task_id)
@@ -263,9 +265,13 @@ def _claimed(task: Task, observation: Observation, status: Status) -> Task:
 
 
 def _learn_ids(task: Task, report: Report, trust: Trust) -> Task:
-    if trust is Trust.PROVIDER and task.provider_task_id is None and report.provider_task_id:
+    if task.provider_task_id is not None or not report.provider_task_id or trust is Trust.UNVERIFIED:
+        return task
+    if trust is Trust.PROVIDER:
         return changed(task, provider_task_id=report.provider_task_id, candidate_id=None)
-    return task
+    # A callback alone does not set the provider ID. But one with the row's external ID is more reliable than one
+    # without, so its ID is the one to poll. The owner's word is the most reliable.
+    return task if task.unproven_id_from is IdSource.OWNER else changed(task, candidate_id=report.provider_task_id)
 
 
 def _disagreement(task: Task, report: Report) -> str:
