@@ -77,6 +77,7 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "test_taken_id_after_denials_is_never_resent",
         ),
         "2.6": (
+            "test_kill_before_reply_at_kind_without_lookup_makes_one_task",
             "test_kill_before_intent_commit",
             "test_kill_between_intent_and_submission",
             "test_kill_between_submission_and_reply",
@@ -130,6 +131,7 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "test_conflict_dropped_by_older_version_reopens",
             "test_contradictory_forged_callbacks_change_nothing",
             "test_replayed_signed_callback_changes_neither_task",
+            "test_callback_with_own_external_id_names_the_task_to_poll",
             "test_guessed_webhook_id_does_not_block_true_callback",
             "test_callbacks_before_reply_decide_no_final_status",
             "test_conflict_survives_a_day_of_outage",
