@@ -108,6 +108,30 @@ async def test_poll_planned_by_fast_clock_is_due(tmp_path: Path, *, restarted: b
         assert (await tracker.get(STUDIO, task.id)).status is Status.SUCCEEDED
 
 
+async def test_run_time_over_a_clock_step_delays_no_poll(tmp_path: Path) -> None:
+    """A task that ran while the clock was set forward seems to have run for hours. Homing learns that run time."""
+    kling = CountedKling(clock=Clock())
+    async with tracking(tmp_path, kling) as tracker:
+        await submitted(tracker)
+        await rounds(tracker, kling.clock, 1, timedelta(seconds=1))
+        kling.clock.set(HOURS)
+        kling.ledger[-1].status = "succeed"
+        await rounds(tracker, kling.clock, 3, timedelta(minutes=1))
+        kling.clock.advance(timedelta(hours=1))
+        await tracker.learner.learn()
+        assert any(
+            known.ascending[-1] > HOURS.total_seconds() / 2 for known in tracker.learner.habits.run_times.values()
+        )
+        task = await submitted(tracker, "a blue bicycle")
+        kling.ledger[-1].status = "succeed"
+
+        kling.clock.set(-HOURS)
+        kling.ledger[-1].made_at -= HOURS
+        await rounds(tracker, kling.clock, 1, timedelta(seconds=1))
+
+        assert (await tracker.get(STUDIO, task.id)).status is Status.SUCCEEDED
+
+
 async def test_submit_ends_in_time_after_clock_set_back(tmp_path: Path) -> None:
     kling = CountedKling(clock=Clock(), slow=timedelta(seconds=20), plan=["busy"])
     async with tracking(tmp_path, kling) as tracker:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
@@ -158,13 +158,16 @@ class Reconciler:
         at, set_back = self._monotonic(), self._poller.clock_settings.times_set_back()
         if set_back == self._set_back and at - self._looked_ahead_at < LOOK_AHEAD.total_seconds():
             return
-        self._looked_ahead_at, self._set_back = at, set_back
-        policy = self._policy
+        policy, habits = self._policy, self._learner.habits
+        if set_back != self._set_back:
+            # A task that ran while the clock was set seems to have run for as long as the clock was set by.
+            habits = replace(habits, run_times={})
         rescheduled = await self._store.due_tasks.bring_forward(
             now=self._clock(),
-            furthest=schedule.furthest(policy, self._learner.habits),
+            furthest=schedule.furthest(policy, habits),
             expired=policy.expired_gap + policy.greatest_gap,
         )
+        self._looked_ahead_at, self._set_back = at, set_back
         if rescheduled:
             log.warning(
                 "%d polls were planned too far ahead, probably because a clock was set back. They are due now",
