@@ -26,8 +26,8 @@ describes the answers. There are three dialects:
 
 - **Results**: their types. In `task_result` they are under `images`, `videos`, `audios`, `voices` and `elements`.
 - **Usual time**: how long Homing expects a task to run, until it has learned better.
-- **Slots**: the fields that say how many tasks at once a request counts as at the provider. Without a field it is one,
-  or not documented.
+- **Slots**: the fields that say how many of the account's slots a request takes. Without a field it is one, or
+  not documented.
 - **Lookup**: whether the provider documents a query by external ID. Without it, a submission whose answer was lost
   stays unresolved until a callback or the operator names its ID. Homing never submits it again by itself.
 

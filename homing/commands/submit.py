@@ -28,8 +28,6 @@ FIELDS: Final[Mapping[str, str]] = {
     "aspect_ratio": "aspect_ratio",
     "external_id": "external_task_id",
 }
-
-
 # The kinds with a list of pictures and the field of each entry, and the kinds with one picture.
 IMAGE_LISTS: Final[Mapping[str, str]] = {
     OMNI_IMAGE: "image",
@@ -149,7 +147,9 @@ def _images(kind: str, images: list[str]) -> JsonObject:
         return {"image_list": [{IMAGE_LISTS[kind]: image} for image in images]}
     if kind in ONE_IMAGE and len(images) == 1:
         return {"image": images[0]}
-    raise Usage(f"{kind} does not take {len(images)} --image. Write the pictures into the --body FILE")
+    if kind in ONE_IMAGE:
+        raise Usage(f"{kind} takes one picture. Pass --image once")
+    raise Usage(f"--image does not fit {kind}. Write the pictures into the --body FILE")
 
 
 def _read_body(name: str) -> JsonObject:

@@ -62,7 +62,7 @@ async def test_every_kind_is_submitted_and_read_as_at_the_provider(homing: Serve
         for kind, task_id in ours.items():
             own_id = truths[kind]["id"]
             shown, theirs = await read(client, kind, task_id), await read(provider, kind, own_id)
-            # Homing's ID and times are its own. Where it asked about several tasks at once, it was told no balance.
+            # Homing's ID and times are its own. The provider's answer about several tasks has no balance.
             for field in shown.keys() & theirs.keys() - OWN_FIELDS:
                 assert with_known_fields(shown[field]) == with_known_fields(theirs[field]), (kind, field)
             assert shown.keys() >= theirs.keys() - {"watermark_info", "final_balance_deduction"}, kind

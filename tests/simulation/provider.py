@@ -102,16 +102,14 @@ class Provider:
         if world.loop.time() < self._down_until:
             return await self._broken(name, seconds)
         await asyncio.sleep(seconds / 2)
-        reply = self._create(json.loads(call.body)) if call.path == self._creates_at(call) else self._query(call)
+        creates = call.method == "POST" and call.path == self.product.path
+        reply = self._create(json.loads(call.body)) if creates else self._query(call)
         if reply is None:
             await asyncio.sleep(FOR_EVER_SECONDS)
             raise ReplyLost("no answer in time")
         await asyncio.sleep(seconds / 2)
         world.note(f"provider -> {name}: {reply.status} {reply.body[:120]!r}")
         return reply
-
-    def _creates_at(self, call: Call) -> str:
-        return self.product.path if call.method == "POST" else ""
 
     async def _broken(self, name: str, seconds: float) -> Reply:
         how = self.world.choice("outage", ("not sent", "lost", "html", "maintenance"))

@@ -46,8 +46,14 @@ KLING: Final = "kling"
 PREFIXES: Final = ("/kling", "")
 # Below these prefixes an unknown path is answered in the provider's envelope, because only its clients use them.
 GATEWAY_PREFIXES: Final = (
-    *("/kling", "/v1/images", "/v1/videos", "/v1/audio", "/v1/general", "/tasks", "/solutions"),
-    *("/text-to-video", "/image-to-video", "/omni-video", "/motion-control"),
+    "/kling",
+    "/v1/images",
+    "/v1/videos",
+    "/v1/audio",
+    "/v1/general",
+    "/tasks",
+    "/solutions",
+    *(f"/{name}" for name, kind in KINDS.items() if kind.dialect == "new"),
 )
 # For the provider's clients, a refused submission created no task.
 LISTED_STATUSES: Final = tuple(status for status in Status if status is not Status.REJECTED)

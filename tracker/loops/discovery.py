@@ -45,8 +45,8 @@ class Discovered:
     """The result of reading the provider's list.
 
     ``unclear`` counts tasks without a row in a list that does not show their kind. ``deleted`` counts listed tasks that
-    retention has deleted. ``candidates`` are pairs of an unresolved task of Homing
-    and a listed ID that may belong to it. The operator decides.
+    retention has deleted. ``candidates`` are pairs of an unresolved task of Homing and a listed ID that may belong to
+    it. The operator decides.
     """
 
     listed: int = 0

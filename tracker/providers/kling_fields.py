@@ -32,8 +32,8 @@ MAX_SHOTS: Final = 6
 
 Prompt = Annotated[str, Meta(min_length=1, max_length=PROMPT_LENGTH)]
 ImagePrompt = Annotated[str, Meta(min_length=1, max_length=IMAGE_PROMPT_LENGTH)]
-# 200 characters in 2024, 2,000 in the resellers' schema, 2,500 today.
 NewPrompt = Annotated[str, Meta(min_length=1, max_length=NEW_PROMPT_LENGTH)]
+# 200 characters in 2024, 2,000 in the resellers' schema, 2,500 today.
 NegativePrompt = Annotated[str, Meta(max_length=PROMPT_LENGTH)]
 SoundPrompt = Annotated[str, Meta(max_length=SOUND_PROMPT_LENGTH)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH)]
@@ -193,7 +193,7 @@ class DynamicMask(Part, kw_only=True):
 
 Images = Annotated[list[ImageEntry], Meta(max_length=MAX_INPUTS)]
 Elements = Annotated[list[ElementEntry], Meta(max_length=MAX_INPUTS)]
-# Some clients of this oldest kind send entries in other forms, which some gateways take.
+# Some clients of this oldest kind send entries in other forms, which some gateways accept.
 LooseImages = Annotated[list[dict[str, Any] | str], Meta(max_length=MAX_INPUTS)]
 LooseElements = Annotated[list[dict[str, Any]], Meta(max_length=MAX_INPUTS)]
 Shots = Annotated[list[Shot], Meta(max_length=MAX_SHOTS)]

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 OMNI_IMAGE: Final = "images/omni-image"
 TRY_ON: Final = "solutions/virtual_try_on"
-# How a product speaks: on the paths below /v1, in the new standard (the model is in the path), or below /solutions.
+# The dialect of a product: on the paths below /v1, in the new standard (the model is in the path), or below /solutions.
 Dialect = Literal["legacy", "new", "solutions"]
 # The type of a product's results names its list in a reply, and its package in a price.
 IMAGE: Final = "image"
@@ -27,7 +27,7 @@ class KlingKind:
 
     ``dialect`` is that of its paths and bodies. ``seconds`` is the usual run time. ``results`` are the types of its
     results. ``looks_up`` is false if the table of paths on its page offers no query by external ID. ``slots`` names the
-    fields that say how many tasks at once a request counts as; without any it is one, or not documented.
+    fields that say how many of the account's slots a request takes; without any it is one, or not documented.
     """
 
     seconds: int

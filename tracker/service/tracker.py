@@ -201,10 +201,7 @@ class Tracker:
         )
 
     def order(self, provider: str, kind: str, body: JsonObject, *, model: str = "") -> Order:
-        """Validate a create request as the provider documents it. ``model`` is the one in the path, if it has one.
-
-        Raises InvalidRequest with the name of the field.
-        """
+        """Validate a create request. A ``model`` is from the path. Raises InvalidRequest, which names the field."""
         account = self._account(provider)
         return account.provider.order(kind_named(account, kind).name, body, model=model)
 
