@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,25 @@ async def test_writes_continue_after_commit_out_of_memory(
 
         assert await store.tasks.get(a_task(1).id) is None
         assert await store.tasks.get(a_task(2).id) is not None
+
+
+async def test_close_never_closes_two_connections_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise SQLite can leave the log beside the file, and a copy of the file lacks commits."""
+    closing_now, most = 0, 0
+
+    class SlowlyClosed(sqlite3.Connection):
+        def close(self) -> None:
+            nonlocal closing_now, most
+            closing_now += 1
+            most = max(most, closing_now)
+            time.sleep(0.02)
+            super().close()
+            closing_now -= 1
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=SlowlyClosed))
+    async with opened(tmp_path) as store:
+        await store.apply([writing(a_task(1))])
+        assert await store.tasks.get(a_task(1).id) is not None
+
+    assert most == 1
+    assert [file.name for file in tmp_path.iterdir() if file.name.endswith(("-wal", "-shm"))] == []

@@ -119,7 +119,13 @@ class Database:
 
 
 async def _closed(threads: Iterable[Threads]) -> None:
-    await asyncio.gather(*(each.close() for each in threads))
+    """Close them one after the other.
+
+    The last connection to a SQLite file writes the log into it. If two close at once, each sees the other as open, and
+    the log stays beside the file. A copy of the file alone would then lack commits.
+    """
+    for each in threads:
+        await each.close()
 
 
 def backend_of(text: str, *, busy: timedelta = BUSY, schema: str | None = None) -> Backend:
