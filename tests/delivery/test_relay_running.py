@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -353,16 +354,23 @@ async def _known(here: Place) -> bool:
 
 
 async def test_replicas_starting_together_share_sinks(postgres: Postgres, tmp_path: Path) -> None:
+    """Each waits for a random part of an interval before it takes a sink. Here half of the waits are short."""
     url = postgres.fresh()
     names = [f"sink{number}" for number in range(12)]
-    timing = replace(BRISK, acquire=timedelta(seconds=1))
+    timing = replace(BRISK, acquire=timedelta(minutes=2))
     async with place(url, tmp_path) as here, place(url, tmp_path) as other:
         named = [(a_sink(name=name, address="x:"), ScriptedSink(name=name)) for name in names]
-        async with looping([relay_of(tracker, named, timing=timing) for tracker in (here, other)]):
+        short_then_long, long_then_short = cycle([0.0, 1.0]), cycle([1.0, 0.0])
+        relays = [
+            relay_of(here, named, timing=timing, chance=lambda: next(short_then_long)),
+            relay_of(other, named, timing=timing, chance=lambda: next(long_then_short)),
+        ]
+        async with looping(relays):
 
             async def all_held() -> bool:
                 states = await here.store.sinks.states()
                 return bool(states) and all(state.owner is not None for state in states)
 
             await until(all_held)
-            assert {state.owner for state in await here.store.sinks.states()} == {here.owner, other.owner}
+            owners = [state.owner for state in await here.store.sinks.states()]
+    assert (owners.count(here.owner), owners.count(other.owner)) == (6, 6)
