@@ -1,6 +1,8 @@
 """Every kind of Kling over real HTTP: submitted through the gateway, finished at the sandbox, read in Kling's shape."""
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import httpx
 import pytest
 
 from homing.sandbox import RunningSandbox
-from tests.support.api_server import Served, served
+from tests.support.api_server import QUICK, Served, served
 from tests.support.conditions import until
 from tests.support.kling_examples import REQUESTS, path_of
 from tracker.providers.kling import Kling
@@ -22,14 +24,19 @@ BEGINNINGS = {"png": (b"\x89PNG",), "mp4": (b"\0\0\0",), "mp3": (b"\xff", b"ID3"
 BEGINNINGS |= {"srt": (b"1\n",), "ass": (b"[Script Info]",)}
 
 
+# The reconciler polls without waiting for callbacks.
+SOON = replace(QUICK, first_poll_delay=timedelta(seconds=1), early_poll_delay=timedelta(seconds=1))
+
+
 @pytest.fixture(params=["callbacks", "polls"])
 def sandbox(request: pytest.FixtureRequest, kling_sandbox_factory: SandboxFactory) -> RunningSandbox:
     return kling_sandbox_factory(callbacks=request.param == "callbacks")
 
 
 @pytest.fixture
-async def homing(tmp_path: Path, sandbox: RunningSandbox) -> AsyncIterator[Served]:
-    async with served(tmp_path, sandbox) as running:
+async def homing(tmp_path: Path, sandbox: RunningSandbox, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    polled = "polls" in request.node.callspec.id
+    async with served(tmp_path, sandbox, policy=SOON if polled else QUICK, polls_per_minute=1_000) as running:
         yield running
 
 
@@ -54,10 +61,12 @@ async def test_every_kind_is_submitted_and_read_as_at_the_provider(homing: Serve
     assert truths.keys() == REQUESTS.keys()
     ours = {kind: str(data.get("task_id") or data["id"]) for kind, data in made.items()}
 
-    async def finished() -> bool:
-        return all([(await read(client, kind, ours[kind]))["status"] in SUCCEEDED for kind in made])
+    for kind, task_id in ours.items():
 
-    await until(finished, within=60)
+        async def finished(kind: str = kind, task_id: str = task_id) -> bool:
+            return (await read(client, kind, task_id))["status"] in SUCCEEDED
+
+        await until(finished, pause=0.1)
     async with provider:
         for kind, task_id in ours.items():
             own_id = truths[kind]["id"]

@@ -48,7 +48,7 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    folder: Path, sandbox: RunningSandbox, *, limits: Limits | None = None, **settings: Any
+    folder: Path, sandbox: RunningSandbox, *, limits: Limits | None = None, policy: Policy = QUICK, **settings: Any
 ) -> AsyncIterator[Served]:
     """Serve on loopback. With ``limits`` only the API is served, under these limits."""
     with closing(listen("127.0.0.1", 0)) as listener:
@@ -61,7 +61,7 @@ async def served(
             "api_keys": (LOCAL_KEY,),
         }
         chosen = Settings(**(usual | settings))
-        async with Homing(chosen, policy=QUICK) as homing:
+        async with Homing(chosen, policy=policy) as homing:
             app = homing.app
             if limits is not None:
                 app = Starlette(routes=routes(homing.tracker, access_of(chosen), limits=limits))
