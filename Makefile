@@ -10,8 +10,9 @@ SEEDS   ?= 200
 # Half of what the tests do is waiting, so there are twice as many workers as processors; each has a PostgreSQL of its own.
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(12, 2 * (os.cpu_count() or 1)))')
 PYTEST   = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
-# What needs no server: the suites run on SQLite alone.
-QUICK   := tests/unit tests/properties tests/suites tests/storage --ignore=tests/suites/test_broker_sinks.py -k "not postgres"
+# What needs no server and no installation: the suites run on SQLite alone.
+QUICK   := tests/unit tests/properties tests/suites tests/storage -k "not postgres" \
+	--ignore=tests/suites/test_broker_sinks.py --ignore=tests/unit/project
 
 # Set by some containers, it makes each of the hundreds of processes that the tests start compile everything again.
 unexport PYTHONDONTWRITEBYTECODE

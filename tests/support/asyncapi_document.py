@@ -1,6 +1,9 @@
 """Read the AsyncAPI document: list the messages of a channel and validate one."""
 
+import json
 from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import chain
 from typing import Any, Final
 
 from jsonschema import Draft7Validator, FormatChecker
@@ -26,14 +29,18 @@ def messages(channel: str) -> dict[str, dict[str, Any]]:
 
 def faults(schema: Mapping[str, Any], instance: object) -> Iterator[str]:
     """Yield the validation errors of an instance of one of the document's schemas."""
-    validator = Draft7Validator({**schema, "components": DOCUMENT["components"]}, format_checker=FormatChecker())
-    for error in validator.iter_errors(instance):
+    for error in _validator(json.dumps(schema)).iter_errors(instance):
         yield f"{error.json_path}: {error.message[:200]}"
 
 
+@cache
+def _validator(schema: str) -> Draft7Validator:
+    # A validator resolves all references of the document once.
+    return Draft7Validator({**json.loads(schema), "components": DOCUMENT["components"]}, format_checker=FormatChecker())
+
+
 def is_of(message: Mapping[str, Any], headers: Mapping[str, str], payload: object) -> bool:
-    wrong = [*faults(message.get("headers", {}), dict(headers)), *faults(message["payload"], payload)]
-    return not wrong
+    return not any(chain(faults(message.get("headers", {}), dict(headers)), faults(message["payload"], payload)))
 
 
 def types_of(channel: str, headers: Mapping[str, str], payload: object) -> list[str]:
