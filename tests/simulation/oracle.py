@@ -187,7 +187,8 @@ class Oracle:
         """Return whether Homing cannot know.
 
         Either a gateway without lookups lost the reply and the callbacks, or all callbacks of a task are lost that its
-        client expected without any ID.
+        client expected without any ID. Such a task expires at its deadline, which is late by the time that the clock
+        was ahead when the row was made (a documented limit).
         """
         if order.style == "expect" and order.naming == "none" and row["provider_task_id"] is None:
             made = self._made()[order.prompt]
@@ -203,7 +204,10 @@ class Oracle:
             is_dropped = is_dropped or any(task.made_at < row_made_at - WINDOW for task in made)
             is_known = order.attached or any(task.taken for task in made)
             return bool(self.world.forgotten) or is_elsewhere or is_dropped or not is_known
-        return self.deployment.provider.is_blind and row["status"] == "expired" and order.style != "adopt"
+        now = int(self.world.clock().timestamp() * 1_000_000)
+        is_late = row["deadline_at"] > now + POLICY.deadline // timedelta(microseconds=1)
+        is_given_up = row["status"] == "expired" or (row["status"] == "pending" and is_late)
+        return self.deployment.provider.is_blind and is_given_up and order.style != "adopt"
 
     def _about_budget(self) -> Iterator[Violation]:
         polls = [at for at, method in self.deployment.provider.requests if method == "GET"]
@@ -226,7 +230,7 @@ class Oracle:
     def _tasks(self) -> dict[str, dict[str, Any]]:
         names = (
             *("id", "status", "reason", "origin", "client", "provider_task_id", "sent_external_id"),
-            *("next_poll_at", "conflict_at", "facts", "status_source", "candidate_id", "created_at"),
+            *("next_poll_at", "conflict_at", "facts", "status_source", "candidate_id", "created_at", "deadline_at"),
         )
         found = self.deployment.rows(f"SELECT {', '.join(names)} FROM tasks")
         return {row[0]: dict(zip(names, row, strict=True)) for row in found}

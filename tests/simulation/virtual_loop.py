@@ -7,6 +7,7 @@ process is killed, its callbacks are dropped without running anything, as a kill
 
 import asyncio
 import heapq
+import warnings
 from bisect import insort
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -41,12 +42,15 @@ class Life:
 
     def discard(self) -> None:
         """Destroy what is left of the process, unseen: its coroutines end wherever they were suspended."""
-        for task in self.tasks:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            if not task.done():
-                with suppress(BaseException):
-                    task.get_coro().close()
-        self.tasks.clear()
+        with warnings.catch_warnings():
+            # Some of them never began.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            for task in self.tasks:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                if not task.done():
+                    with suppress(BaseException):
+                        task.get_coro().close()
+            self.tasks.clear()
 
 
 LIFE: Final[ContextVar[Life | None]] = ContextVar("life", default=None)
