@@ -13,7 +13,7 @@ from tests.simulation.clients import FINAL, Clients, Order
 from tests.simulation.deployment import Deployment
 from tests.simulation.operators import WRONG_ID, Operators
 from tests.simulation.oracle_events import Violation, about_client_callbacks, about_events
-from tests.simulation.process import KEYS, POLICY
+from tests.simulation.process import DEADLINE, KEYS, POLICY
 from tests.simulation.provider import API_KEY, SECRET_KEY, WEBHOOK_SECRET
 from tests.simulation.provider_shapes import Made
 from tests.simulation.world import World
@@ -205,7 +205,7 @@ class Oracle:
             is_known = order.attached or any(task.taken for task in made)
             return bool(self.world.forgotten) or is_elsewhere or is_dropped or not is_known
         now = int(self.world.clock().timestamp() * 1_000_000)
-        is_late = row["deadline_at"] > now + POLICY.deadline // timedelta(microseconds=1)
+        is_late = row["deadline_at"] > now + DEADLINE // timedelta(microseconds=1)
         is_given_up = row["status"] == "expired" or (row["status"] == "pending" and is_late)
         return self.deployment.provider.is_blind and is_given_up and order.style != "adopt"
 

@@ -37,6 +37,7 @@ from tracker.settings import Settings
 
 CLIENTS: Final = ("atelier", "bureau", "cinema")
 KEYS: Final = {name: f"simulated-key-of-{name}" for name in (*CLIENTS, "operator")}
+DEADLINE: Final = timedelta(minutes=4)
 # The durations of a real deployment, except that a history does not wait for hours: nothing is polled so seldom, and
 # an idle process looks less often.
 POLICY: Final = Policy(
@@ -44,7 +45,7 @@ POLICY: Final = Policy(
     feed_scan_interval=timedelta(seconds=20),
     greatest_gap=timedelta(seconds=60),
     expired_gap=timedelta(seconds=60),
-    deadline=timedelta(minutes=4),
+    deadline=DEADLINE,
     conflict_gap=timedelta(seconds=60),
     repeat_within=timedelta(minutes=3),
     learn_every=timedelta(seconds=60),
