@@ -24,6 +24,8 @@ WINDOW: Final = timedelta(minutes=1)
 CALLBACK_TOKEN: Final = re.compile(r"/callbacks/kling/[A-Za-z0-9_-]{20,}")
 RESULT: Final = re.compile(r"results\.example/(\w+)\.png")
 WINDOW_SECONDS: Final = 60.0
+# How often the provider may deny the ID of a callback until Homing drops it.
+MOST_DENIALS: Final = 8
 # A deadline that a wrong clock set may be hours away.
 OPEN_ROWS: Final = (
     "SELECT count(*) FROM tasks WHERE status IN ('pending', 'submitted', 'processing') "
@@ -197,8 +199,9 @@ class Oracle:
             is_elsewhere = any(other["provider_task_id"] in ids for other in self._tasks().values())
             # An operator attached a wrong ID, which replaces the one of a callback.
             is_elsewhere = is_elsewhere or row["candidate_id"] == WRONG_ID
-            # An answer that is older than the callback says that there is no such task. Homing then drops its ID.
-            is_dropped = row["candidate_id"] is None and bool(self.world.faults["stale read"])
+            # Repeated answers that are older than the callback deny the task. Homing then drops its ID.
+            denials = self.world.faults["stale read"] + self.world.faults["batch entry dropped"]
+            is_dropped = row["candidate_id"] is None and denials >= MOST_DENIALS
             # The clock was ahead when the row was made, so every task of the provider is older than the row.
             row_made_at = datetime.fromtimestamp(row["created_at"] / 1_000_000, UTC)
             is_dropped = is_dropped or any(task.made_at < row_made_at - WINDOW for task in made)

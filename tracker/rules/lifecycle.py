@@ -50,6 +50,8 @@ NOT_ACCEPTED: Final = frozenset({Status.PENDING, Status.REJECTED, Status.EXPIRED
 BEFORE_ANY_POLL: Final = -1
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
+# Polls without a change since a callback named an ID. Then the ID of a newer callback is the one to poll.
+DENIED_POLLS: Final = 2
 # The sources that decide between contradictory finals: a poll, and the operator.
 DECIDING: Final = frozenset({Source.POLL, Source.OPERATOR})
 FLAW_REASONS: Final[Mapping[Flaw, str]] = MappingProxyType(
@@ -92,7 +94,7 @@ def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transi
     elif trust is not Trust.UNVERIFIED:
         return _accept(seen, observation, trust, alarms)
     seen = _learn_ids(seen, report, trust)
-    if seen.provider_task_id is None and seen.candidate_id is None and report.provider_task_id is not None:
+    if seen.provider_task_id is None and report.provider_task_id is not None and not _has_candidate(seen):
         # An ID to poll. A callback alone does not set the provider ID.
         seen = changed(seen, candidate_id=report.provider_task_id)
     unverified = _claimed(seen, observation, seen.status)
@@ -272,6 +274,15 @@ def _learn_ids(task: Task, report: Report, trust: Trust) -> Task:
     # A callback alone does not set the provider ID. But one with the row's external ID is more reliable than one
     # without, so its ID is the one to poll. The owner's word is the most reliable.
     return task if task.unproven_id_from is IdSource.OWNER else changed(task, candidate_id=report.provider_task_id)
+
+
+def _has_candidate(task: Task) -> bool:
+    """Return whether the row has an ID to poll that is better than one of a new unverified callback.
+
+    The ID of an earlier callback is not, once the provider has denied it repeatedly.
+    """
+    is_denied = task.unproven_id_from is IdSource.CALLBACK and task.quiet_polls >= DENIED_POLLS
+    return task.candidate_id is not None and not is_denied
 
 
 def _disagreement(task: Task, report: Report) -> str:

@@ -45,6 +45,9 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 BATCH_QUERY: Final = "batch query"
+# Homing drops the ID of a callback after so many polls. One denial is not enough: the provider's reads can be stale,
+# and the callback of a task may come before its queries know it.
+CANDIDATE_DENIALS: Final = 8
 UNDECIDED: Final = (
     "the reports contradict each other, and the provider does not say whether the task succeeded or failed"
 )
@@ -54,8 +57,9 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one poll: the provider's ``observation``, or ``why`` there is none.
 
     ``reply_to`` says which ID the poll used. ``sent`` is false if Homing sent no request. ``again_at`` overrides the
-    schedule. ``denial`` is a not-found answer for an unresolved submission. ``forget`` drops a candidate ID without a
-    task. ``failure`` goes to the history. ``seen`` holds the observed capabilities of the provider's URL.
+    schedule. ``denial`` is a not-found answer for an unresolved submission. ``candidate_denied`` means that the
+    provider does not know the candidate ID. ``failure`` goes to the history. ``seen`` holds the observed capabilities
+    of the provider's URL.
     """
 
     observation: Observation | None = None
@@ -66,7 +70,7 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     alarm: Alarm | None = None
     failure: Failure | None = None
     sent: bool = True
-    forget: bool = False
+    candidate_denied: bool = False
     seen: tuple[Seen, ...] = ()
 
 
@@ -163,7 +167,7 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         """Record that the poll got no observation."""
         result, now, policy = self.result, self.now, self.rules.policy
         after = task if result.denial is None else not_found(task, result.denial, policy)
-        if result.forget:
+        if result.candidate_denied and task.quiet_polls + 1 >= CANDIDATE_DENIALS:
             after = replace(after, candidate_id=None, unproven_id_from=None)
         change = self._closed(after, Verdict.CONFIRMED, result.why, answered=False)
         planned = change.task

@@ -42,6 +42,7 @@ from tracker.transport import Sender
 Outcome = TypeVar("Outcome", PollOutcome, ManyOutcome, ListOutcome)
 
 BUSY_PAUSE: Final = timedelta(seconds=5)
+NO_ID: Final = "there is no ID to poll by: waiting for its callback, or for its ID at the provider"
 CREDENTIAL_PAUSE: Final = timedelta(seconds=60)
 
 
@@ -64,14 +65,15 @@ class PollAnswer:
 class Poll:
     """One poll of a task: ``reply_to`` says by which ID, ``at`` when.
 
-    ``forget`` drops the candidate ID if the poll finds no task. ``seen`` holds the observed capabilities of the URL.
+    ``candidate_denied`` means that a query by the candidate ID found no task. ``seen`` holds the observed capabilities
+    of the URL.
     """
 
     task: Task
     account: Account
     at: datetime
     reply_to: ReplyTo = ReplyTo.PROVIDER_ID
-    forget: bool = False
+    candidate_denied: bool = False
     seen: tuple[Seen, ...] = ()
 
 
@@ -155,7 +157,9 @@ class Poller:
         if isinstance(guess, Found) or (attached and outcome is None):
             return await self.record(replace(poll, reply_to=ReplyTo.CANDIDATE), guess)
         # Any other answer about a candidate ID does not concern this task.
-        return await self._record_own(replace(poll, forget=isinstance(guess, Missing) and not attached), outcome)
+        return await self._record_own(
+            replace(poll, candidate_denied=isinstance(guess, Missing) and not attached), outcome
+        )
 
     async def _may_guess(self, task: Task, account: Account, now: datetime) -> bool:
         """Return whether Homing may poll by the candidate ID.
@@ -182,8 +186,9 @@ class Poller:
             return await self.record(
                 poll if task.provider_task_id is not None else _by_external_id(poll, outcome), outcome
             )
-        why = "there is no ID to poll by: waiting for its callback, or for its ID at the provider"
-        unanswered = PollResult(why=why, sent=poll.forget, forget=poll.forget)
+        denied = poll.candidate_denied
+        why = "the provider does not know the ID of its callback" if denied else NO_ID
+        unanswered = PollResult(why=why, sent=denied, candidate_denied=denied)
         return await self._record(poll, unanswered)
 
     async def look_up(self, task: Task, account: Account, *, within: timedelta) -> PollAnswer | None:
@@ -276,12 +281,14 @@ class Poller:
             case Unknown() if outcome.unreadable:
                 why = f"the answer cannot be read: {outcome.why}"
                 failure = _failure(account, "unreadable", outcome.excerpt, verdict=Verdict.UNREADABLE)
-                result = PollResult(why=why, forget=poll.forget, failure=failure)
+                result = PollResult(why=why, candidate_denied=poll.candidate_denied, failure=failure)
             case Unknown() | Unsupported():
                 of_another = isinstance(outcome, Unknown) and outcome.mismatch
                 alarm = Alarm.MISMATCH if of_another else None
                 failure = _failure(account, "mismatch" if of_another else "silence", "")
-                result = PollResult(why=outcome.why, forget=poll.forget, alarm=alarm, failure=failure)
+                result = PollResult(
+                    why=outcome.why, candidate_denied=poll.candidate_denied, alarm=alarm, failure=failure
+                )
             case _:
                 assert_never(outcome)
         return await self._record(poll, result, pause=pause)
@@ -323,7 +330,7 @@ class Poller:
             again_at=self._clock() + policy.absence_gap if ours and absent else None,
             denial=Denial(at=poll.at, proven=proven, steady=steady) if ours else None,
             alarm=Alarm.UNRESOLVED if unresolved else None,
-            forget=poll.forget,
+            candidate_denied=poll.candidate_denied,
             # The task exists, but the lookup cannot find it. So denials prove nothing here, for any task.
             seen=(lookup_seen(account, task.kind, poll.at, found=False),) if hidden else (),
             failure=_failure(account, "missing", ""),

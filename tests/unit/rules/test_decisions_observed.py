@@ -25,10 +25,11 @@ from tests.support.decisions import (
 from tracker.errors import Conflict, NotFound
 from tracker.model.changes import Change, Known
 from tracker.model.records import Arrived
-from tracker.model.task import Alarm, Flaw, Observation, Report, Status, Task, Trust, Verdict
+from tracker.model.task import Alarm, Flaw, IdSource, Observation, Report, Status, Task, Trust, Verdict
 from tracker.rules.callbacks import UNSIGNED_ENTRIES, RecordCallback
 from tracker.rules.identity import ReplyTo
-from tracker.rules.polls import PollResult, RecordPoll, Resolve
+from tracker.rules.lifecycle import DENIED_POLLS
+from tracker.rules.polls import CANDIDATE_DENIALS, PollResult, RecordPoll, Resolve
 from tracker.rules.submits import RecordRefused
 
 
@@ -132,6 +133,36 @@ def test_wrong_candidate_id_is_dropped(report: Report) -> None:
     task = a_task(candidate_id=THEIR_ID, attempts=1)
     after = row(polled(task, by_poll(report), reply_to=ReplyTo.CANDIDATE))
     assert (after.status, after.provider_task_id, after.candidate_id) == (Status.PENDING, None, None)
+
+
+def test_candidate_id_survives_some_denials() -> None:
+    """The provider's reads can be stale, and a callback may come before its queries know the task."""
+    task = a_task(sent_external_id=None, candidate_id=THEIR_ID, unproven_id_from=IdSource.CALLBACK, deadline_at=LATE)
+    denied = PollResult(why="the provider does not know it", candidate_denied=True)
+    polls = 0
+    while task.candidate_id is not None:
+        assert (task.quiet_polls, task.next_poll_at is None) == (polls, polls == 0)
+        poll = RecordPoll(polled=task, result=denied, now=NOW, lifetime=LIFETIME, rules=RULES)
+        task, polls = row(poll.decide(Known([task]))), polls + 1
+    assert polls == CANDIDATE_DENIALS
+    # Only the deadline is left to wait for.
+    assert task.next_poll_at == LATE
+
+
+@pytest.mark.parametrize(("quiet_polls", "kept"), [(0, True), (DENIED_POLLS - 1, True), (DENIED_POLLS, False)])
+@pytest.mark.parametrize("source", [IdSource.CALLBACK, IdSource.OWNER])
+def test_denied_candidate_id_gives_way_to_newer_callback(quiet_polls: int, source: IdSource, *, kept: bool) -> None:
+    task = a_task(
+        sent_external_id=None,
+        candidate_id="a guess",
+        unproven_id_from=source,
+        quiet_polls=quiet_polls,
+        deadline_at=LATE,
+    )
+
+    after = row(delivered(task, by_callback(a_report(external_id=None), Trust.SIGNED)))
+
+    assert after.candidate_id == ("a guess" if kept or source is IdSource.OWNER else THEIR_ID)
 
 
 @pytest.mark.parametrize("report", [a_report(), a_report(external_id=None, created_at=NOW)])
