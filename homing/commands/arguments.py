@@ -3,11 +3,13 @@
 argparse is enough for these commands. It adds no dependency and gives each of them `--help`.
 """
 
+import re
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
@@ -104,6 +106,13 @@ def plain_command(commands: Commands, name: str, run: Run | tuple[str, str], sen
 def _imported(args: Namespace) -> int:
     module, function = args.later
     return int(getattr(import_module(module), function)(args))
+
+
+def units(text: str) -> Decimal:
+    """Read an amount in the provider's units."""
+    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) is None:
+        raise ArgumentTypeError("an amount in units, such as 0.25")
+    return Decimal(text)
 
 
 def duration(text: str) -> timedelta:

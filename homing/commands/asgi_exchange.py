@@ -20,6 +20,7 @@ class AsgiExchange:
     """Requests to ``app`` as from this machine; ``headers`` are sent with each."""
 
     origin = HOST
+    has_server = False
 
     def __init__(self, app: "ASGIApp", headers: Mapping[str, str]) -> None:
         self._app = app

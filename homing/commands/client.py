@@ -52,6 +52,10 @@ class Exchange(Protocol):
     @property
     def origin(self) -> str: ...
 
+    @property
+    def has_server(self) -> bool:
+        """Return whether a server answers, which also receives callbacks."""
+
     async def request(
         self, method: str, path: str, *, params: Params | None, body: JsonObject | None, headers: Mapping[str, str]
     ) -> tuple[int, bytes]: ...
@@ -62,6 +66,11 @@ class ApiClient:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+
+    @property
+    def has_server(self) -> bool:
+        """Return whether a server answers, which also receives callbacks."""
+        return self._exchange.has_server
 
     async def get(self, path: str, params: Params | None = None) -> JsonObject:
         return await self._call("GET", path, params=params)

@@ -3,10 +3,9 @@
 import asyncio
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from ipaddress import IPv4Address
 from os import W_OK, access
 from types import MappingProxyType
@@ -16,6 +15,11 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import ValidationError
 
+from homing.commands.arguments import Usage
+from homing.commands.client import Failed
+from homing.commands.findings import Finding, Level
+from homing.commands.live_check import as_json as live_as_json
+from homing.commands.live_check import print_comparisons, run_live
 from homing.commands.settings_in_force import in_force
 from homing.serve import access_of
 from homing.server.local_key import key_file, read_local_key
@@ -52,27 +56,31 @@ WIDEST_PREFIXES: Final = MappingProxyType({4: 8, 6: 7})
 METADATA_ADDRESS: Final = IPv4Address("169.254.169.254")
 
 
-class Level(StrEnum):
-    """The level of a finding. A ``wrong`` one makes the exit status 1."""
-
-    OK = "ok"
-    NOTE = "note"
-    WRONG = "wrong"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One line of the report."""
-
-    name: str
-    level: Level
-    detail: str
-
-
 def run(args: Namespace) -> int:
     """Run the command and return its exit status."""
     set_up_logs("error")
-    return asyncio.run(report(args.source.check(), as_json=args.json))
+    if args.live and args.spend_at_most is None:
+        raise Usage("--live sends a task that costs money. Say how much it may cost, such as --spend-at-most 0.25")
+    if args.live and args.json and not args.yes:
+        raise Usage("--json prints no question. Add --yes to send the task without one")
+    checked = args.source.check()
+    status = 0 if args.live and args.json else asyncio.run(report(checked, as_json=args.json))
+    if not args.live:
+        return status
+    if status:
+        raise Failed("nothing was sent, because the checks above found something wrong")
+    return asyncio.run(live_report(checked.settings, args))
+
+
+async def live_report(settings: Settings, args: Namespace) -> int:
+    """Send one task, print how the provider compares with what Homing assumes, and return 1 if it differs."""
+    found = await run_live(settings, most=args.spend_at_most, yes=args.yes, quiet=args.json)
+    if args.json:
+        print_json({"live": live_as_json(found)})
+    else:
+        print_line("")
+        print_comparisons(found)
+    return int(any(each.level is Level.WRONG for each in found))
 
 
 async def report(checked: CheckedSettings, *, as_json: bool) -> int:

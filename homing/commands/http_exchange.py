@@ -14,6 +14,8 @@ TIMEOUT: Final = httpx.Timeout(30, connect=5)
 class HttpExchange:
     """Requests over a client, which is the caller's to close."""
 
+    has_server = True
+
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
 

@@ -4,7 +4,7 @@ import secrets
 from argparse import Namespace
 from typing import Final
 
-from homing.commands.arguments import Commands, count, parts, plain_command, port
+from homing.commands.arguments import Commands, count, parts, plain_command, port, units
 from homing.terminal import print_json, print_line
 
 KEY_BYTES: Final = 32
@@ -50,6 +50,13 @@ def add(commands: Commands) -> None:
         ("homing.commands.doctor", "run"),
         "Show the settings in force and check what follows from them.",
     )
+    check.add_argument(
+        "--live", action="store_true", help="also send one real task, and compare the provider with what Homing assumes"
+    )
+    check.add_argument(
+        "--spend-at-most", type=units, metavar="UNITS", help="with --live: what the task may cost, such as 0.25"
+    )
+    check.add_argument("--yes", action="store_true", help="with --live: send the task without a question")
     document = plain_command(
         commands,
         "openapi",

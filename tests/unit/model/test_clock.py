@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from homing.commands.doctor import Level, database_clock
+from homing.commands.doctor import database_clock
+from homing.commands.findings import Level
 from tests.support.builders import NOW
 from tests.support.fakes import Clock
 from tracker.model.clock import READINGS, ClockSettings, Deadline, Reading, SteeredClock, offset
