@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from homing.sandbox import RunningSandbox
+from tests.support.brokers.servers import free_port
 from tests.support.cli_process import Shell
 
 MARKED = {
@@ -35,11 +36,6 @@ def is_open(port: int) -> bool:
 @pytest.fixture
 def shell(tmp_path: Path, kling_sandbox: RunningSandbox) -> Shell:
     return Shell(tmp_path, {"kling_base_url": kling_sandbox.base_url, "kling_api_key": kling_sandbox.api_key})
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 def test_serve_prints_one_startup_line(shell: Shell) -> None:

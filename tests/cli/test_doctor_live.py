@@ -1,6 +1,5 @@
 """`homing doctor --live`: one real task at the sandbox, compared with what Homing assumes."""
 
-import socket
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 
 from homing.sandbox import RunningSandbox
+from tests.support.brokers.servers import free_port
 from tests.support.cli_process import Shell
 
 Sandboxes = Callable[..., RunningSandbox]
@@ -28,12 +28,6 @@ def shell_for(folder: Path, sandbox: RunningSandbox, **settings: str) -> Shell:
 
 def levels(document: Any) -> dict[str, str]:
     return {each["name"]: each["level"] for each in document["live"]}
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def test_live_check_with_server_compares_callbacks(tmp_path: Path, kling_sandbox_factory: Sandboxes) -> None:
