@@ -29,6 +29,9 @@ class Deployment:
         # The times of the loop at which a process ended.
         self.restarted_at: list[float] = []
         self._number = 0
+        # Not set while a process stops cleanly. It still works then, and uses the database.
+        self._none_stops = asyncio.Event()
+        self._none_stops.set()
         # Every process of the history: what a killed one had begun is kept to the end.
         self._past: list[Process] = []
 
@@ -65,9 +68,15 @@ class Deployment:
         """Stop cleanly, and start again."""
         process, self.process = self.process, None
         if process is not None:
+            self._none_stops.clear()
             await process.stop()
+            self._none_stops.set()
             self.restarted_at.append(self.world.loop.time())
             await self.start()
+
+    async def stopped(self) -> None:
+        """Wait until no process is stopping. ``kill`` does not end such a process."""
+        await self._none_stops.wait()
 
     async def stop(self) -> None:
         if self.process is not None:

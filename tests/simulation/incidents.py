@@ -113,6 +113,7 @@ class Incidents:
             for each in moved:
                 each.with_name(f"{each.name}.away").rename(each)
             if is_foreign:
+                await self.deployment.stopped()
                 self.deployment.kill()
                 now = self.world.loop.time()
                 self.world.forgotten.append(Forgotten(taken_at=moved_at, deleted_at=now, over_at=now, foreign=True))
@@ -130,6 +131,7 @@ class Incidents:
         await asyncio.sleep(world.between(name, 1.0, 25.0))
         async with self._file:
             if how == "stopped":
+                await self.deployment.stopped()
                 self.deployment.kill()
             self._delete_files()
             deleted_at, foreign = world.loop.time(), False
@@ -143,6 +145,7 @@ class Incidents:
             world.note(f"a backup of {taken_at:.4f} is restored: {how}")
             if how != "stopped":
                 await asyncio.sleep(world.between(name, 0.5, 5.0))
+                await self.deployment.stopped()
                 self.deployment.kill()
             world.forgotten.append(
                 Forgotten(taken_at=taken_at, deleted_at=deleted_at, over_at=world.loop.time(), foreign=foreign)
