@@ -101,6 +101,8 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "test_killed_replica_submissions_are_recovered_once",
             "test_concurrent_equal_ids_make_one_task",
             "test_same_id_with_other_body_is_refused",
+            "test_repeat_at_other_way_is_same_task",
+            "test_repeat_at_gateway_is_the_same_task",
             "test_external_id_survives_a_restart",
             "test_equal_requests_at_two_replicas_are_two_tasks",
             "test_equal_request_after_server_crash_is_one_task",
