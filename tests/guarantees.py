@@ -157,6 +157,8 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "4.2": (
             "test_twenty_unverified_callbacks_cost_one_poll",
             "test_hundred_stale_tasks_cost_five_requests",
+            "test_many_stale_tasks_cost_two_pages_and_a_batch",
+            "test_hanging_list_holds_no_poll_back",
             "test_retry_after_is_kept_for_poll_and_batch",
             "test_budget_limits_polls_without_losing_any",
             "test_shared_url_flood_leaves_budget_for_tasks",
@@ -164,6 +166,8 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "4.3": (
             "test_task_absent_from_batch_is_polled_alone",
             "test_denied_known_task_keeps_its_status",
+            "test_failed_page_leaves_its_tasks_to_batches",
+            "test_hostile_entries_change_no_task",
         ),
         "4.4": (
             "test_outage_and_poison_task_harm_no_other_task",

@@ -22,6 +22,7 @@ from tracker.model.changes import (
 )
 from tracker.model.records import TaskFilter
 from tracker.model.task import Source, Status, Task
+from tracker.storage.due_task_store import Listed
 from tracker.storage.store import Store
 
 LITTLE, MUCH = 1_200, 9_600
@@ -233,6 +234,9 @@ def _loops(known: Task) -> Iterator[tuple[str, Question]]:
         lambda store: store.completions(after=(around, known.id), until=around + MINUTE, limit=PAGE),
     )
     yield "whether anything is due", lambda store: store.due_tasks.is_due(now, lease=MINUTE)
+    yield "due tasks of lists", lambda store: store.due_tasks.backlog(now, lease=MINUTE, above=PAGE)
+    listed = Listed(provider="kling", account="default", ids=[f"theirs-{n:06}" for n in range(PAGE)], at=now)
+    yield "claim of a page", lambda store: store.due_tasks.acquire_listed(listed, owner="me", lease=zero)
     yield "bringing forward", lambda store: store.due_tasks.bring_forward(now=around, furthest=MINUTE, expired=MINUTE)
     yield "due orphans", lambda store: store.orphans.due(now=now, limit=PAGE)
     yield "orphans", lambda store: store.orphans.latest(limit=PAGE)

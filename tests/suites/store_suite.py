@@ -1,6 +1,7 @@
 """Shared suite for writes, run by ``test_stores.py`` on each database."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from tracker.errors import Conflict, ServiceError
 from tracker.model.changes import by_external_id, by_id, by_idempotency_key, by_provider_id, by_sent_id, by_unanswered
 from tracker.model.task import Alarm, Status, Trust, changed
 from tracker.service.recorder import Recorder
+from tracker.storage.due_task_store import Listed
 from tracker.storage.store import Store
 from tracker.storage.task_store import HISTORY_LIMIT
 
@@ -293,6 +295,66 @@ class StoreWrites:
         found = {n: await store.tasks.get(task.id) for n, task in tasks.items()}
         due = [n for n, task in found.items() if task is not None and task.next_poll_at == NOW]
         assert due == [1, 4]
+
+    async def test_backlog_counts_tasks_that_a_list_can_answer(self, store: Store) -> None:
+        known = {"provider_task_id": "p", "next_poll_at": NOW}
+        video = "videos/omni-video"
+        tasks = [a_task(n, **known | {"provider_task_id": f"p-{n}"}) for n in (1, 2, 3)]
+        tasks += [a_task(4, **known | {"provider_task_id": "p-4", "kind": video, "account": "other"})]
+        tasks += [
+            a_task(5, **known | {"provider_task_id": None}),
+            a_task(6, **known | {"provider_task_id": "p-6", "conflict_at": NOW}),
+            a_task(7, **known | {"provider_task_id": "p-7", "next_poll_at": NOW + LEASE}),
+            a_task(8, **known | {"provider_task_id": "p-8", "lease_owner": "x", "lease_until": NOW + LEASE}),
+        ]
+        await store.apply([writing(task) for task in tasks])
+
+        found = await store.due_tasks.backlog(NOW, lease=LEASE, above=3)
+
+        assert {(one.account, one.kind): (one.count, one.oldest_at) for one in found} == {
+            ("default", tasks[0].kind): (3, tasks[0].created_at),
+            ("other", video): (1, tasks[3].created_at),
+        }
+        assert await store.due_tasks.backlog(NOW, lease=LEASE, above=4) == []
+
+    async def test_tasks_beyond_lists_are_leased_first_beside_them(self, store: Store) -> None:
+        waits: dict[int, dict[str, Any]] = {
+            1: {"provider_task_id": "p-1"},
+            2: {"provider_task_id": "p-2", "conflict_at": NOW},
+            3: {},
+            4: {"provider_task_id": "p-4"},
+        }
+        tasks = [a_task(n, next_poll_at=NOW - timedelta(seconds=9 - n), **more) for n, more in waits.items()]
+        await store.apply([writing(task) for task in tasks])
+
+        first = await store.due_tasks.acquire_beside_lists(now=NOW, limit=3, owner="me", lease=LEASE)
+
+        assert {task.id for task in first} == {tasks[n].id for n in (0, 1, 2)}
+        rest = await store.due_tasks.acquire_beside_lists(now=NOW, limit=3, owner="me", lease=LEASE)
+        assert [task.id for task in rest] == [tasks[3].id]
+
+    async def test_page_leases_only_due_tasks_of_its_account(self, store: Store) -> None:
+        rows: dict[int, dict[str, Any]] = {
+            1: {},
+            2: {"account": "other"},
+            3: {"next_poll_at": NOW + timedelta(microseconds=1)},
+            4: {"lease_owner": "another", "lease_until": NOW + LEASE},
+            5: {"conflict_at": NOW},
+            6: {"next_poll_at": None},
+            7: {},
+        }
+        usual = {"next_poll_at": NOW}
+        tasks = [a_task(n, **usual | {"provider_task_id": f"p-{n}"} | more) for n, more in rows.items()]
+        await store.apply([writing(task) for task in tasks])
+        listed = Listed(provider="kling", account="default", ids=[f"p-{n}" for n in range(1, 7)] + ["unknown"], at=NOW)
+
+        leased = await store.due_tasks.acquire_listed(listed, owner="me", lease=LEASE)
+
+        assert [task.id for task in leased] == [tasks[0].id]
+        assert (leased[0].lease_owner, leased[0].lease_until) == ("me", NOW + LEASE)
+        assert await store.due_tasks.acquire_listed(listed, owner="other", lease=LEASE) == []
+        nothing = replace(listed, ids=[])
+        assert await store.due_tasks.acquire_listed(nothing, owner="me", lease=LEASE) == []
 
     async def test_concurrent_leases_never_share_a_task(self, store: Store, url: str) -> None:
         await store.apply([writing(a_task(n, next_poll_at=NOW)) for n in range(1, 21)])

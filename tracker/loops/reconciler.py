@@ -7,13 +7,15 @@ so a restart loses nothing. Only pauses and the budget are in memory.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
-from typing import Final, TypeVar
+from typing import Final
 
 from tracker.errors import HomingError
 from tracker.loops.discovery import KINDS_PER_CHECK, Discovery
+from tracker.loops.gathering import AT_ONCE, any_of, gathered
+from tracker.loops.list_polls import ListPolls
 from tracker.model.clock import Monotonic
 from tracker.model.records import Orphan
 from tracker.model.task import SETTLED, Status, Task
@@ -29,14 +31,15 @@ from tracker.service.repeat import Failures
 from tracker.service.submission import Submission
 from tracker.storage.store import Store
 
-T = TypeVar("T")
 log = logging.getLogger("homing.reconciler")
 
 ROUNDS: Final = 4
 REFUSALS: Final = 3
 SILENCES: Final = 2
 CLAIM: Final = 100
-AT_ONCE: Final = 16
+# While lists are read, a round polls only some tasks beside them: a page soon answers most of the others.
+PAGES_PER_ROUND: Final = 5
+CLAIM_BESIDE_LISTS: Final = 20
 LOOK_AHEAD: Final = timedelta(minutes=1)
 
 
@@ -46,6 +49,7 @@ class Counts:
 
     claimed: int = 0
     requests: int = 0
+    list_pages: int = 0
     settled: int = 0
     changed: int = 0
     unchanged: int = 0
@@ -91,6 +95,15 @@ class Reconciler:
         self._owner = rules.owner
         self._clock = clock
         self._monotonic = monotonic
+        self._lists = ListPolls(
+            store=store,
+            accounts=accounts,
+            poller=poller,
+            budget=budget,
+            rules=rules,
+            clock=clock,
+            monotonic=monotonic,
+        )
         self._paused: dict[str, float] = {}
         self._looked_ahead_at, self._set_back = float("-inf"), 0
         self._failures = Failures(log, "the reconciler cannot work", "the reconciler works again")
@@ -114,13 +127,13 @@ class Reconciler:
                 started = asyncio.create_task(self._round(stop))
                 rounds.add(started)
                 started.add_done_callback(rounds.discard)
-            await _any(stop, self._more, within=self._policy.reconciler_idle)
+            await any_of(stop, self._more, within=self._policy.reconciler_idle)
         await asyncio.gather(learning, *rounds)
 
     async def _round(self, stop: asyncio.Event) -> None:
         with self._failures.survived():
             counts = await self.run_once()
-            while counts.claimed == CLAIM and counts.postponed == 0 and not stop.is_set():
+            while counts.claimed >= CLAIM and counts.postponed == 0 and not stop.is_set():
                 counts = await self.run_once()
 
     async def run_once(self) -> Counts:
@@ -135,9 +148,10 @@ class Reconciler:
         if not await self._store.due_tasks.is_due(now, lease=lease, orphans=checking):
             # Acquiring leases writes. If nothing is due, that would delay batches many times a second.
             return counts
-        due = await self._store.due_tasks.acquire(now=self._clock(), limit=CLAIM, owner=self._owner, lease=lease)
-        counts.claimed = len(due)
-        if counts.claimed == CLAIM and self._budget.has(self._clock()):
+        await self._read_lists(counts, lease)
+        due = await self._acquire(lease)
+        counts.claimed += len(due)
+        if len(due) == CLAIM and self._budget.has(self._clock()):
             self._more.set()
         grouped: dict[str, list[Task]] = defaultdict(list)
         for task in due:
@@ -147,8 +161,33 @@ class Reconciler:
             if account is not None:
                 await self._poll_account(account, tasks, counts)
         if checking:
-            await _gather(self._check_orphan(orphan, counts) for orphan in await self._orphans())
+            await gathered(self._check_orphan(orphan, counts) for orphan in await self._orphans())
         return counts
+
+    async def _acquire(self, lease: timedelta) -> Sequence[Task]:
+        """Lease due tasks. While lists are read, lease no more than may be polled now."""
+        now, store = self._clock(), self._store.due_tasks
+        if not self._lists.active:
+            return await store.acquire(now=now, limit=CLAIM, owner=self._owner, lease=lease)
+        if not self._budget.has(now, beside_lists=True):
+            return []
+        return await store.acquire_beside_lists(now=now, limit=CLAIM_BESIDE_LISTS, owner=self._owner, lease=lease)
+
+    async def _read_lists(self, counts: Counts, lease: timedelta) -> None:
+        """If many tasks of an account are due, answer them from pages of the provider's list."""
+        for _ in range(PAGES_PER_ROUND):
+            page = await self._lists.next_page(lease=lease, paused_until=self._paused_until)
+            if page is None:
+                return
+            counts.requests += 1
+            counts.list_pages += 1
+            counts.claimed += len(page.answers)
+            await gathered(
+                (self._record(page.account, task, found, page.at, counts) for task, found in page.answers),
+                at_once=max(len(page.answers), 1),
+            )
+            if isinstance(page.outcome, Busy):
+                self._pause(page.account, min(page.outcome.retry_after or BUSY_PAUSE, self._policy.greatest_gap))
 
     async def _bring_forward(self) -> None:
         """Make tasks due now if their next poll is too far ahead, because it was planned while the clock was ahead.
@@ -184,10 +223,10 @@ class Reconciler:
         if len(ready) > 1 and in_batches:
             size = account.provider.capabilities.batch_size
             chunks = [ready[start : start + size] for start in range(0, len(ready), size)]
-            left = await _gather(self._poll_many(account, chunk, counts) for chunk in chunks)
+            left = await gathered(self._poll_many(account, chunk, counts) for chunk in chunks)
             ready = [task for rest in left for task in rest]
-        await _gather(self._guarded(account, task, counts) for task in [*ready, *others])
-        await _gather(self._guarded(account, task, counts, prove=True) for task in proving)
+        await gathered(self._guarded(account, task, counts) for task in [*ready, *others])
+        await gathered(self._guarded(account, task, counts, prove=True) for task in proving)
 
     async def _poll_many(self, account: Account, tasks: Sequence[Task], counts: Counts) -> Sequence[Task]:
         """Poll several tasks with one request. Return the tasks that the reply does not contain, for single polls."""
@@ -203,13 +242,13 @@ class Reconciler:
         if isinstance(outcome, Sequence):
             found = {one.report.provider_task_id: one for one in outcome}
             reported = [task for task in tasks if task.provider_task_id in found]
-            await _gather(
+            await gathered(
                 (self._record(account, task, found[task.provider_task_id], polled_at, counts) for task in reported),
                 at_once=len(reported),
             )
             return [task for task in tasks if task.provider_task_id not in found]
         if isinstance(outcome, Unknown):
-            await _gather(
+            await gathered(
                 (self._record(account, task, outcome, polled_at, counts) for task in tasks), at_once=len(tasks)
             )
             return []
@@ -293,7 +332,7 @@ class Reconciler:
         now = self._clock()
         if (paused := self._paused_until(account, now)) is not None:
             return paused
-        wait = self._budget.take(now)
+        wait = self._budget.take(now, beside_lists=self._lists.active)
         if wait is None:
             return None
         self._poller.watch.out_of_budget(account)
@@ -340,31 +379,3 @@ class Reconciler:
         except HomingError as error:
             counts.failed += 1
             log.warning("orphan %d: %s", orphan.id, error.detail)
-
-
-async def _gather(things: Iterable[Coroutine[None, None, T]], *, at_once: int = AT_ONCE) -> list[T]:
-    """Await all, a few at the same time. Log unexpected failures and leave them out."""
-    slots = asyncio.Semaphore(at_once)
-
-    async def one(thing: Coroutine[None, None, T]) -> T:
-        async with slots:
-            return await thing
-
-    ended = await asyncio.gather(*(one(thing) for thing in things), return_exceptions=True)
-    done: list[T] = []
-    for result in ended:
-        if isinstance(result, BaseException):
-            log.error("polling a task failed unexpectedly: %s", type(result).__name__)
-        else:
-            done.append(result)
-    return done
-
-
-async def _any(*events: asyncio.Event, within: timedelta) -> None:
-    """Wait until one of the events is set or the time is over."""
-    waiting = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, timeout=within.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for each in waiting:
-            each.cancel()

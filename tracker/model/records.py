@@ -29,6 +29,17 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DueCount:
+    """How many tasks of an account and a kind are due that a list can answer, and when the oldest was created."""
+
+    provider: str
+    account: str
+    kind: str
+    count: int
+    oldest_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Orphan:
     """A callback for an unknown task that the provider has not confirmed.
 

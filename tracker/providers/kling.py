@@ -25,10 +25,10 @@ from tracker.providers.kling_order import read_order, submitted_body
 
 DEADLINE: Final = timedelta(hours=24)
 
-# `GET /tasks` accepts 20 IDs (live: 21 get 400/1201). A page of a list may have 500 tasks, but with a hundred a reply
-# stays well below every size limit.
+# `GET /tasks` accepts 20 IDs (live: 21 get 400/1201), and a page of a list at most 500 tasks. A reply with 500 tasks is
+# some hundred kilobytes long, far below the limit of the transport.
 BATCH: Final = 20
-PAGE: Final = 100
+PAGE: Final = 500
 
 # "Authentication": the token's claims, with the documented lifetime; there is no `iat`.
 TOKEN_LIFETIME: Final = timedelta(seconds=1800)

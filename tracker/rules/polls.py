@@ -45,6 +45,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 BATCH_QUERY: Final = "batch query"
+LIST_QUERY: Final = "list query"
 # Homing drops the ID of a callback after so many polls. One denial is not enough: the provider's reads can be stale,
 # and the callback of a task may come before its queries know it.
 CANDIDATE_DENIALS: Final = 8

@@ -37,8 +37,9 @@ class Policy:
     prove that the provider never had the task. Homing retries a resubmission that the busy provider refuses until
     the task is ``repeat_within`` old; then the task is rejected.
     ``budget`` is how many polls and lookups a minute are sent, ``client_budget`` how many of these one client
-    may cause. A poll within ``fresh`` of the last one gets its answer. ``retention`` is how long rows are
-    kept, None forever: an older task of the provider may be one whose row was deleted.
+    may cause. A poll within ``fresh`` of the last one gets its answer. If more than ``lists_above``
+    tasks of an account are due, Homing reads the provider's list. ``retention`` is how long rows are kept, None
+    forever: an older task of the provider may be one whose row was deleted.
     ``submission_capacity`` is how many bytes of bodies may wait at once for the provider's answer to their submit.
     ``first_poll_delay`` is the operator's own. Every ``learn_every`` the schedule learns from the tasks that ended
     ``callback_grace`` ago or earlier: a callback may arrive so late and still count. While a
@@ -71,6 +72,7 @@ class Policy:
     resend_window: timedelta = timedelta(minutes=10)
     budget: int = 120
     client_budget: int = 30
+    lists_above: int = 200
     fresh: timedelta = timedelta(seconds=3)
     submission_capacity: int = 384 << 20
     learn_every: timedelta = timedelta(seconds=10)

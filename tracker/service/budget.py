@@ -4,7 +4,7 @@ Every poll and lookup takes from one bucket. All clients share a smaller bucket 
 reconciler and never take more than their share. Each client also has its own bucket.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -21,6 +21,8 @@ ONE_CLIENTS_SHARE: Final = 3 / 4
 # Orphans always get this part of all requests, and more only while this part of the burst is left for tasks.
 ORPHANS_SHARE: Final = 1 / 10
 LEFT_FOR_TASKS: Final = 1 / 2
+# While lists are read, their pages get at most this part of the requests of the loops. The polls get the other part.
+LISTS_SHARE: Final = 1 / 2
 
 
 class Bucket:
@@ -63,7 +65,8 @@ class Budget:
     """Allows at most ``share`` of ``per_minute`` requests a minute, and a quarter of them at once.
 
     All clients together get a third of these requests, and orphans at least a tenth. One client may take this process's
-    share of ``client_per_minute``, and at most three quarters of the part for clients.
+    share of ``client_per_minute``, and at most three quarters of the part for clients. While the loops read lists,
+    their pages and their polls get a half each.
     """
 
     def __init__(
@@ -80,26 +83,41 @@ class Budget:
         self._all = Bucket(now, self._rate, LOOPS_BURST)
         self._clients = Bucket(now, self._rate_of_clients, CLIENTS_BURST)
         self._orphans = Bucket(now, lambda: self._rate() * ORPHANS_SHARE, LOOPS_BURST)
+        self._lists = Bucket(now, lambda: self._rate() * LISTS_SHARE, LOOPS_BURST)
+        self._beside_lists = Bucket(now, lambda: self._rate() * (1 - LISTS_SHARE), LOOPS_BURST)
         self._by_client: dict[str, Bucket] = {}
 
     def follow(self, share: Callable[[], float]) -> None:
         """Use ``share`` as this process's part of all requests from now on. See ``Membership``."""
         self._share = share
 
-    def take(self, now: datetime) -> timedelta | None:
-        """Take one request for the loops, or return how long until the next one may be taken."""
-        wait = self._all.wait(now)
-        if wait is None:
-            self._all.spend()
-        return wait
+    def take(self, now: datetime, *, beside_lists: bool = False) -> timedelta | None:
+        """Take one request for the loops, or return how long until the next one may be taken.
+
+        ``beside_lists`` leaves the share of lists to them.
+        """
+        return self._take_from((self._all, self._beside_lists) if beside_lists else (self._all,), now)
+
+    def take_for_list(self, now: datetime) -> timedelta | None:
+        """Take one request for a page of a list, or return how long until the next one may be taken."""
+        return self._take_from((self._all, self._lists), now)
+
+    @staticmethod
+    def _take_from(buckets: Sequence[Bucket], now: datetime) -> timedelta | None:
+        waits = [wait for bucket in buckets if (wait := bucket.wait(now)) is not None]
+        if waits:
+            return max(waits)
+        for bucket in buckets:
+            bucket.spend()
+        return None
 
     def spend(self, count: int) -> None:
         """Count requests that the loops sent in addition to the taken ones."""
         self._all.spend(count)
 
-    def has(self, now: datetime) -> bool:
+    def has(self, now: datetime, *, beside_lists: bool = False) -> bool:
         """Return whether the loops may take a request now."""
-        return self._all.wait(now) is None
+        return self._all.wait(now) is None and not (beside_lists and self._beside_lists.wait(now) is not None)
 
     def has_for_orphan(self, now: datetime) -> bool:
         """Return whether a request about an orphan may be taken now."""

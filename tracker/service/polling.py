@@ -31,7 +31,7 @@ from tracker.providers.masking import excerpt, masked
 from tracker.rules import recovery
 from tracker.rules.identity import ReplyTo
 from tracker.rules.outcomes import Rules
-from tracker.rules.polls import BATCH_QUERY, Failure, PollResult, RecordPoll
+from tracker.rules.polls import BATCH_QUERY, LIST_QUERY, Failure, PollResult, RecordPoll
 from tracker.rules.recovery import Denial
 from tracker.service.account_watch import CREDENTIAL_REFUSED, AccountWatch
 from tracker.service.lookups import TRUSTED_FOR, Lookups, can_prove, lookup_seen
@@ -222,15 +222,22 @@ class Poller:
         call = account.provider.query_many(task_ids)
         outcome = await self._answer(account, call, account.provider.read_query_many, within=self._rules.policy.query)
         if isinstance(outcome, Unsupported):
-            seen = Seen(base_url=account.base_url, kind="", name=BATCH_QUERY, present=False, at=self._clock())
-            await self._recorder.apply(RecordChange(Change(result=None, seen=(seen,))))
+            await self._lacks(account, "", BATCH_QUERY)
         return outcome
 
     async def list_page(self, account: Account, kind: str, cursor: str | None) -> ListOutcome:
-        """Query one page of the account's tasks, None for the first."""
+        """Query one page of the account's tasks, None for the first. Return every failure as an outcome."""
         call = account.provider.list_page(kind, cursor)
         read = partial(account.provider.read_list, kind=kind, cursor=cursor)
-        return await self._answer(account, call, read, within=self._rules.policy.query)
+        outcome = await self._answer(account, call, read, within=self._rules.policy.query)
+        if isinstance(outcome, Unsupported):
+            await self._lacks(account, kind, LIST_QUERY)
+        return outcome
+
+    async def _lacks(self, account: Account, kind: str, name: str) -> None:
+        """Record that the URL lacks a capability."""
+        seen = Seen(base_url=account.base_url, kind=kind, name=name, present=False, at=self._clock())
+        await self._recorder.apply(RecordChange(Change(result=None, seen=(seen,))))
 
     async def _answer(
         self, account: Account, call: Call, read: Callable[[Reply], Outcome], *, within: timedelta
@@ -246,9 +253,14 @@ class Poller:
 
     async def batches(self, account: Account) -> bool:
         """Return whether the URL is known to accept many IDs in one query."""
-        if account.provider.capabilities.batch_size == 0:
-            return False
-        seen = await self._store.accounts.capability(account.base_url, "", BATCH_QUERY)
+        return account.provider.capabilities.batch_size > 0 and await self._may_have(account, "", BATCH_QUERY)
+
+    async def lists(self, account: Account, kind: str) -> bool:
+        """Return whether the URL may offer the list of a kind."""
+        return account.provider.capabilities.lists_tasks and await self._may_have(account, kind, LIST_QUERY)
+
+    async def _may_have(self, account: Account, kind: str, name: str) -> bool:
+        seen = await self._store.accounts.capability(account.base_url, kind, name)
         return seen is None or seen[0] or self._clock() - seen[1] > TRUSTED_FOR
 
     async def record(self, poll: Poll, outcome: PollOutcome) -> PollAnswer:

@@ -139,7 +139,7 @@ def test_batch_poll_is_one_request() -> None:
 
 def test_task_list_page_is_requested_by_number() -> None:
     call = KLING.list_page("videos/text2video", "3")
-    assert (call.path, call.query) == ("/v1/videos/text2video", {"pageNum": "3", "pageSize": "100"})
+    assert (call.path, call.query) == ("/v1/videos/text2video", {"pageNum": "3", "pageSize": "500"})
 
 
 def test_query_of_nested_kind_keeps_its_path() -> None:
@@ -155,7 +155,7 @@ def test_newer_dialect_names_which_id_it_queries() -> None:
         assert (call.method, call.path, call.query) == ("GET", "/tasks", {name: "1"})
     assert KLING.query(a_query("1,2", kind="text-to-video")) is None
     page = KLING.list_page("solutions/talking_agent", "next")
-    assert (page.method, page.path, json.loads(page.body)) == ("POST", "/solutions", {"limit": 100, "cursor": "next"})
+    assert (page.method, page.path, json.loads(page.body)) == ("POST", "/solutions", {"limit": 500, "cursor": "next"})
 
 
 @pytest.mark.parametrize(

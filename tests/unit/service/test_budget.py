@@ -45,6 +45,31 @@ def test_loops_do_not_use_requests_of_clients() -> None:
     assert 108 <= sent <= 120 + 30 - 40, "a minute's worth and a quarter, without what clients took"
 
 
+def test_lists_and_polls_beside_them_get_half_each() -> None:
+    budget = Budget(120, NOW)
+    pages = polls = 0
+    for at in range(0, 60_000, 50):
+        now = NOW + timedelta(milliseconds=at)
+        # Whichever comes first takes nothing from the other.
+        while budget.take_for_list(now) is None:
+            pages += 1
+        while budget.take(now, beside_lists=True) is None:
+            polls += 1
+
+    assert (pages, polls) == (74, 74), "half of a minute's worth and of its quarter each"
+    assert not budget.has(now, beside_lists=True)
+
+
+def test_polls_without_lists_use_the_whole_budget() -> None:
+    budget = Budget(120, NOW)
+    while budget.take_for_list(NOW) is None:
+        pass
+
+    assert sum(budget.take(NOW) is None for _ in range(100)) == 15
+    wait = budget.take_for_list(NOW)
+    assert wait == MINUTE / 60, "the share of lists is used up as well, and refills at half the rate"
+
+
 def test_one_client_has_its_own_limit() -> None:
     budget = Budget(120, NOW, client_per_minute=10)
 
