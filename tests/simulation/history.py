@@ -35,6 +35,7 @@ FAULTS: Final = (
     *("client hangs up", "client repeats", "client misuses ids"),
     *("sink refuses", "sink busy", "sink drips", "sink cuts off", "sink gone"),
 )
+LIST_FAULTS: Final = ("list entry dropped", "list entry doubled", "foreign entry in list", "list repeats")
 # How often a fault strikes in one history, by chance: in many histories never, in some often.
 RATES: Final = (0.0, 0.0, 0.02, 0.05, 0.1, 0.3, 0.6)
 # These leave too little to work with if they strike often.
@@ -67,6 +68,9 @@ def plan_for(seed: int) -> Plan:
     """Choose what a history consists of."""
     random = Random(f"plan {seed}")
     rates = {fault: min(random.choice(RATES), RARE.get(fault, 1.0)) for fault in FAULTS}
+    # Chosen apart, so that the rest of a plan is the same with and without them.
+    apart = Random(f"lists {seed}")
+    rates |= {fault: apart.choice(RATES) for fault in LIST_FAULTS}
     return Plan(
         seed=seed,
         rates=rates,

@@ -213,7 +213,7 @@ class Oracle:
         return self.deployment.provider.is_blind and is_given_up and order.style != "adopt"
 
     def _about_budget(self) -> Iterator[Violation]:
-        polls = [at for at, method in self.deployment.provider.requests if method == "GET"]
+        polls = [at for at, creates in self.deployment.provider.requests if not creates]
         start = 0
         for end, at in enumerate(polls):
             while polls[start] <= at - WINDOW_SECONDS:

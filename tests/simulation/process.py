@@ -51,6 +51,7 @@ POLICY: Final = Policy(
     learn_every=timedelta(seconds=60),
     budget=120,
     client_budget=60,
+    lists_above=1,
 )
 TIMING: Final = replace(
     RELAY_TIMING,

@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from tests.simulation.products import PRODUCTS
+from tests.simulation.provider_lists import list_page
 from tests.simulation.provider_shapes import Made, page_of, reply_of, shown
 from tests.simulation.world import World
 from tracker.errors import NotSent, ReplyLost
@@ -38,7 +39,8 @@ class Provider:
     def __init__(self, world: World, post: Post) -> None:
         self.world = world
         self.tasks: dict[str, Made] = {}
-        self.requests: list[tuple[float, str]] = []
+        # When each request came, and whether it created a task.
+        self.requests: list[tuple[float, bool]] = []
         self.by_external: dict[str, list[Made]] = {}
         self.product = world.choice("product", PRODUCTS)
         # A gateway that renames external IDs: it repeats them in its replies and cannot look them up.
@@ -91,7 +93,8 @@ class Provider:
 
     async def _answer(self, call: Call) -> Reply:
         world, name = self.world, f"{call.method} {call.path}"
-        self.requests.append((world.loop.time(), call.method))
+        creates = call.method == "POST" and call.path == self.product.path
+        self.requests.append((world.loop.time(), creates))
         world.note(f"provider <- {name}")
         seconds = world.between("latency", 0.02, 0.4)
         if world.strikes("slow reply", name):
@@ -102,7 +105,6 @@ class Provider:
         if world.loop.time() < self._down_until:
             return await self._broken(name, seconds)
         await asyncio.sleep(seconds / 2)
-        creates = call.method == "POST" and call.path == self.product.path
         reply = self._create(json.loads(call.body)) if creates else self._query(call)
         if reply is None:
             await asyncio.sleep(FOR_EVER_SECONDS)
@@ -175,17 +177,13 @@ class Provider:
         now = world.true_time()
         if world.strikes("stale read", name):
             now -= timedelta(seconds=world.between("stale", 0.5, 6.0))
-        newest = sorted(self.tasks.values(), key=lambda made: made.made_at, reverse=True)
-        if call.path == "/tasks" and call.method == "POST":
-            found = [shown(made, now, is_new=True) for made in newest]
-            reply = reply_of(200, 0, data={"result": found, "count": len(found), "next_cursor": "", "has_more": False})
+        is_shared = call.path == "/tasks" and call.method == "POST"
+        if is_shared or (call.path == self.product.path and call.method == "GET"):
+            reply = list_page(world, list(self.tasks.values()), call, now, is_shared=is_shared)
         elif call.path == "/tasks" and "task_ids" in call.query:
             reply = self._many(call.query["task_ids"].split(","), now)
         elif call.path == "/tasks":
             reply = self._named(call.query["external_task_ids"], now)
-        elif call.path == self.product.path:
-            page, size = int(call.query["pageNum"]), int(call.query["pageSize"])
-            reply = reply_of(200, 0, data=[self._shown(made, now) for made in newest[(page - 1) * size : page * size]])
         else:
             reply = self._one(unquote(call.path.rpartition("/")[2]), now)
         return self._unreadable(reply) if world.strikes("unreadable poll", name) else reply
