@@ -12,12 +12,14 @@ import httpx
 import pytest
 
 from homing.sandbox import RunningSandbox
+from tests.support.builders import a_task, writing
 from tests.support.conditions import until
 from tests.support.homing_server import ANYBODY, CREATE, KIND, SHORT, SILENT, HomingServer, homing_server
 from tests.support.kling_examples import REQUESTS
 from tests.support.provider_proxy import Answer, Request, provider_proxy, refusal
 from tracker.app import discovery_of
 from tracker.errors import ProviderUnavailable
+from tracker.loops.discovery import Discovered
 from tracker.model.task import Status
 from tracker.rules.schedule import Policy
 
@@ -245,6 +247,25 @@ async def test_list_scan_adopts_each_unknown_task_once(tmp_path: Path, kling_san
         assert (await homing.task(ours)).origin == "submit"
         pages = [request.target for request in line.seen if "pageNum" in request.target]
         assert [target.partition("?")[2].partition("&")[0] for target in pages] == ["pageNum=1", "pageNum=2"] * 2
+
+
+async def test_shared_list_is_read_only_for_unresolved_submissions(
+    tmp_path: Path, kling_sandbox: RunningSandbox
+) -> None:
+    """It shows the tasks of all kinds without their kind, so it adopts nothing."""
+    submit_elsewhere(kling_sandbox)
+    async with (
+        provider_proxy(kling_sandbox.base_url) as line,
+        homing_server(tmp_path, line.base_url, loops=False) as homing,
+    ):
+        discovery = discovery_of(homing.tracker)
+        assert await discovery.discover("kling", "text-to-video") == Discovered()
+        assert line.seen == []
+
+        lost = a_task(kind="text-to-video", attempts=1)
+        await homing.tracker.store.apply([writing(lost)])
+        assert (await discovery.discover("kling", "text-to-video")).unclear == 1
+        assert [request.target for request in line.seen] == ["/tasks"]
 
 
 async def test_unreadable_list_page_is_an_error(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:

@@ -187,7 +187,8 @@ class Discovery:
         """Read the provider's list and adopt tasks without a row for ``client``.
 
         A listed task without an external ID may belong to an unresolved submission. The list cannot verify that, so
-        Homing leaves it to the operator.
+        Homing leaves it to the operator. A list that does not show the kinds of its tasks only helps unresolved
+        submissions, so without any of them it is not read.
 
         Raises: NoList, and ProviderUnavailable, if a page cannot be read.
         """
@@ -196,6 +197,8 @@ class Discovery:
             raise NoList(f"the list of {kind} needs an API key instead of an access key")
         result = Discovered()
         unresolved = await self._store.tasks.unresolved(provider=provider, kind=kind, limit=UNRESOLVED)
+        if not unresolved and not account.provider.kinds[kind].own_queries:
+            return result
         cursor: str | None = None
         for page in range(1, LIST_PAGES + 1):
             outcome = await self._poller.list_page(account, kind, cursor)
