@@ -5,20 +5,23 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Final
 
 from homing.commands.client import Failed, must_exist
 from homing.serve import joined
 from homing.server.logs import set_up_logs
 from homing.server.serving_lock import Held, ServingLock
 from homing.server.web_server import Stop
-from homing.terminal import print_fields, print_json
+from homing.terminal import print_fields, print_json, print_line, print_table
 from tracker.app import discovery_of, reconciler_of
 from tracker.errors import ProviderUnavailable, SettingsError
-from tracker.loops.discovery import Discovery, NoList
+from tracker.loops.discovery import Discovered, Discovery, NoList
 from tracker.model.servers import Part
 from tracker.model.untrusted import JsonObject
 from tracker.service.tracker import Tracker
 from tracker.settings import Settings
+
+COUNTED: Final = ("listed", "known", "adopted", "settled", "unclear", "deleted")
 
 
 def run(args: Namespace) -> int:
@@ -65,7 +68,8 @@ async def _reconcile(tracker: Tracker, args: Namespace) -> int:
 
 async def _discover(discovery: Discovery, args: Namespace, lists: Sequence[tuple[str, str]]) -> int:
     """Read all lists, also after one that cannot be read. Return 1 if one failed, or if the provider offers none."""
-    read, failed = 0, 0
+    found: list[tuple[str, str, Discovered]] = []
+    failed = 0
     for provider, kind in lists:
         try:
             discovered = await discovery.discover(provider, kind)
@@ -75,9 +79,20 @@ async def _discover(discovery: Discovery, args: Namespace, lists: Sequence[tuple
             failed += 1
             sys.stderr.write(f"{provider}, {kind}: {error.detail}\n")
         else:
-            read += 1
-            _show(args, {"provider": provider, "kind": kind} | asdict(discovered))
-    return 1 if failed or not read else 0
+            found.append((provider, kind, discovered))
+            if args.json:
+                print_json({"provider": provider, "kind": kind} | asdict(discovered))
+    if found and not args.json:
+        _print_discovered(found)
+    return 1 if failed or not found else 0
+
+
+def _print_discovered(found: Sequence[tuple[str, str, Discovered]]) -> None:
+    """Print the counts of each list as one table, and the candidates below it."""
+    rows = [(provider, kind, *(getattr(one, name) for name in COUNTED)) for provider, kind, one in found]
+    print_table(("provider", "kind", *COUNTED), rows, empty="")
+    for task_id, provider_task_id in (pair for _, _, one in found for pair in one.candidates):
+        print_line(f"{provider_task_id} may be the task {task_id}: `homing tasks attach {task_id} {provider_task_id}`")
 
 
 def _listed(tracker: Tracker, kind: str | None) -> Sequence[tuple[str, str]]:

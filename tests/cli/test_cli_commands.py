@@ -287,6 +287,17 @@ def test_list_scan_adopts_unknown_tasks(shell: Shell) -> None:
     assert shown.document["provider_task_id"] == made["provider_task_id"]
 
 
+def test_list_scan_of_all_kinds_is_one_table(shell: Shell) -> None:
+    another(shell).run("submit", "--prompt", "a cat", "--json")
+
+    head, *rows = shell.run("reconcile", "--discover").out.splitlines()
+
+    assert head.split() == ["provider", "kind", "listed", "known", "adopted", "settled", "unclear", "deleted"]
+    counts = {row.split()[1]: [int(count) for count in row.split()[2:]] for row in rows}
+    assert counts["images/omni-image"] == [1, 0, 1, 0, 0, 0]
+    assert counts["videos/text2video"] == counts["text-to-video"] == [0] * 6
+
+
 def test_documents_and_key_are_printed(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {})
     document = shell.run("openapi").document
