@@ -96,7 +96,8 @@ Homing learns the provider's ID only from the provider's own answers:
 
 - The reply to Homing's submission verifies the ID. So does a report that contains the external ID that Homing sent.
 - Some IDs count once a poll confirmed them, but stay unverified. A client attached such an ID, a callback named it, or
-  a lookup found it without showing an external ID.
+  a lookup found it without showing an external ID. A callback with the task's own external ID outranks one without it:
+  Homing polls by the ID that it names. The ID that the client attached outranks both.
 - If the submit reply of another task names an unverified ID, Homing withdraws the ID from this task. It also discards
   what it learned through the ID.
 
