@@ -212,7 +212,12 @@ class Poller:
         wanted = Query(kind=kind, task_id=task_id, external=external)
         call = account.provider.query(wanted)
         if call is None:
-            return Missing(message="no task of the provider can have this ID")
+            # A task may have this external ID, but no query can carry it. A provider ID of this form does not exist.
+            return Missing(
+                message="there is no query for this external ID"
+                if external
+                else "no task of the provider can have this ID"
+            )
         time = self._rules.policy.query if within is None else min(within, self._rules.policy.query)
         read = partial(account.provider.read_query, wanted=wanted)
         return await self._answer(account, call, read, within=time)
