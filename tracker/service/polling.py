@@ -1,5 +1,6 @@
 """Polls the provider about one task or many, and records the answers."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -41,6 +42,8 @@ from tracker.transport import Sender
 
 Outcome = TypeVar("Outcome", PollOutcome, ManyOutcome, ListOutcome)
 
+# In bytes. Reading such a reply takes some milliseconds.
+LARGE_REPLY: Final = 64 * 1024
 BUSY_PAUSE: Final = timedelta(seconds=5)
 NO_ID: Final = "there is no ID to poll by: waiting for its callback, or for its ID at the provider"
 CREDENTIAL_PAUSE: Final = timedelta(seconds=60)
@@ -250,7 +253,9 @@ class Poller:
         """Send a query and read its answer. The account watch takes note of the answer."""
         outcome: Outcome | Unknown
         try:
-            outcome = read(await self._transport.send(account, call, now=self._clock(), within=within))
+            reply = await self._transport.send(account, call, now=self._clock(), within=within)
+            # A page of a list can be megabytes long. Reading it must not delay callbacks.
+            outcome = await asyncio.to_thread(read, reply) if len(reply.body) > LARGE_REPLY else read(reply)
         except (NotSent, ReplyLost) as error:
             outcome = Unknown(why=error.detail)
         self.watch.answered(account, outcome)
