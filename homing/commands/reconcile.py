@@ -1,6 +1,7 @@
 """`homing reconcile`: run only the reconciler, once or until it is stopped, or search the provider's list."""
 
 import asyncio
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -92,7 +93,9 @@ def _print_discovered(found: Sequence[tuple[str, str, Discovered]]) -> None:
     rows = [(provider, kind, *(getattr(one, name) for name in COUNTED)) for provider, kind, one in found]
     print_table(("provider", "kind", *COUNTED), rows, empty="")
     for task_id, provider_task_id in (pair for _, _, one in found for pair in one.candidates):
-        print_line(f"{provider_task_id} may be the task {task_id}: `homing tasks attach {task_id} {provider_task_id}`")
+        # The ID is the provider's text, and this is a line to copy into a shell.
+        attach = f"homing tasks attach {task_id} {shlex.quote(provider_task_id)}"
+        print_line(f"{provider_task_id} may be the task {task_id}. If it is: `{attach}`")
 
 
 def _listed(tracker: Tracker, kind: str | None) -> Sequence[tuple[str, str]]:
