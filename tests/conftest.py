@@ -15,6 +15,7 @@ from typing import Any
 import certifi
 import pytest
 import uvloop
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import settings
 
 from tests.support.databases import sqlite_url
@@ -32,6 +33,10 @@ settings.register_profile(
 settings.load_profile("homing")
 
 restore_defaults_for_children()
+
+# A request without a timeout of its own has httpx's five seconds. A busy machine can take longer to answer.
+for _step in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, _step, 60.0)
 
 # These tests run on the event loop that `homing serve` runs on.
 SERVED = {"api", "cli", "delivery", "receiver", "reconciler", "sandbox", "server"}

@@ -18,7 +18,7 @@ OMNI = "/kling/v1/images/omni-image"
 # Enough for one batch of twenty ids.
 BOUNDED = replace(SILENT, budget=120, client_budget=30, fresh=timedelta(minutes=5))
 MOST = 30
-WITHIN = 20
+WITHIN = 60
 
 
 class StandingClock(Clock):

@@ -18,7 +18,7 @@ from tests.support.conditions import until
 
 ROOT = Path(__file__).parents[2]
 FILE = re.compile(r"^```python\n(# (\w+\.py)\n.*?)^```$", re.DOTALL | re.MULTILINE)
-IN_TIME = 10.0
+IN_TIME = 60.0
 ORDER = {"prompt": "a lighthouse in the fog"}
 
 

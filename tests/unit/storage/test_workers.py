@@ -10,7 +10,7 @@ import pytest
 from tracker.errors import StoreUnavailable
 from tracker.storage.engine.transactions import Workers
 
-WITHIN = 20
+WITHIN = 60
 
 
 @pytest.fixture
