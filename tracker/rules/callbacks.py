@@ -69,7 +69,7 @@ class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
             return _orphaned(arrived, counts)
         if known.other_holder(task, observation.report.provider_task_id) is not None:
             observation = structs.replace(observation, mismatch=OF_ANOTHER)
-        transition = lifecycle.advance(task, observation, threshold=rules.threshold)
+        transition = lifecycle.advance(task, observation, threshold=rules.thresholds[task.provider])
         after = transition.task
         if after.candidate_id != task.candidate_id:
             after = changed(after, unproven_id_from=IdSource.CALLBACK)

@@ -34,7 +34,8 @@ from tracker.rules.outcomes import Rules
 from tracker.rules.polls import BATCH_QUERY, Failure, PollResult, RecordPoll
 from tracker.rules.recovery import Denial
 from tracker.service.account_watch import CREDENTIAL_REFUSED, AccountWatch
-from tracker.service.lookups import TRUSTED_FOR, Lookups, can_prove, lookup_seen
+from tracker.service.callback_urls import CallbackUrls
+from tracker.service.lookups import TRUSTED_FOR, Lookups, can_prove, lookup_seen, takes_external_id
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
 from tracker.transport import Sender
@@ -80,14 +81,16 @@ class Poller:
 
     def __init__(
         self,
-        *,
         store: Store,
+        *,
         recorder: Recorder,
         transport: Sender,
         rules: Rules,
         clock: Callable[[], datetime],
         monotonic: Monotonic,
+        urls: CallbackUrls,
     ) -> None:
+        self._urls = urls
         self.clock_settings = ClockSettings(clock, monotonic)
         self._store = store
         self._recorder = recorder
@@ -170,7 +173,7 @@ class Poller:
             return False
         if task.unproven_id_from is IdSource.OWNER:
             return True
-        if task.sent_external_id is None:
+        if task.sent_external_id is None and takes_external_id(account, task.kind):
             # A refused submission has given its external ID away. A callback cannot bring it back.
             return task.attempts == 0
         return not await self.lookups.proven(account, task.kind)
@@ -183,7 +186,16 @@ class Poller:
                 poll if task.provider_task_id is not None else _by_external_id(poll, outcome), outcome
             )
         why = "there is no ID to poll by: waiting for its callback, or for its ID at the provider"
-        unanswered = PollResult(why=why, sent=poll.forget, forget=poll.forget)
+        # A submission with a lost reply. Nothing will ever show that the provider does not have the task.
+        lost = task.attempts > 0 and not recovery.may_be_submitting(task, poll.at, self._rules.policy)
+        unresolved = lost and task.status is Status.PENDING and task.reason != recovery.UNRESOLVED
+        unanswered = PollResult(
+            why=why,
+            sent=poll.forget,
+            forget=poll.forget,
+            denial=Denial(at=poll.at, proven=False) if lost else None,
+            alarm=Alarm.UNRESOLVED if unresolved else None,
+        )
         return await self._record(poll, unanswered)
 
     async def look_up(self, task: Task, account: Account, *, within: timedelta) -> PollAnswer | None:
@@ -262,7 +274,12 @@ class Poller:
                     at=self._clock(),
                     body=outcome.body,
                 )
-                result = PollResult(observation=observation, reply_to=poll.reply_to, seen=poll.seen)
+                result = PollResult(
+                    observation=observation,
+                    reply_to=poll.reply_to,
+                    addressee=self.addressee(account, outcome),
+                    seen=poll.seen,
+                )
             case Missing():
                 result = await self._missing(poll, outcome)
             case Busy():
@@ -285,6 +302,10 @@ class Poller:
             case _:
                 assert_never(outcome)
         return await self._record(poll, result, pause=pause)
+
+    def addressee(self, account: Account, found: Found) -> str | None:
+        """Return the ID of Homing's task whose own callback URL the provider has for the task, or None."""
+        return self._urls.task_at(account.provider.name, found.callback_url) if found.callback_url else None
 
     async def postpone(self, task: Task, account: Account, why: str, *, until: datetime) -> PollAnswer:
         """Release a claimed task without a poll."""
