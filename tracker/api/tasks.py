@@ -13,7 +13,8 @@ from tracker.api import schemas
 from tracker.api.http.base_schemas import Nothing
 from tracker.api.http.disconnect import CLIENT_LEFT, while_connected
 from tracker.api.http.endpoint import PROVIDER_ERRORS, ApiEndpoint, ApiRequest, Header, json_response
-from tracker.api.schemas import AdoptBody, AttachBody, ExpectBody, ResolveBody, TaskQuery, WaitQuery
+from tracker.api.schemas import TaskQuery, WaitQuery
+from tracker.api.task_bodies import AdoptBody, AttachBody, ExpectBody, ResolveBody
 from tracker.errors import Conflict, Forbidden, NotFound, Overloaded, TooMany
 from tracker.model.records import TaskFilter
 from tracker.model.task import Status
@@ -33,7 +34,9 @@ async def list_tasks(request: ApiRequest[TaskQuery, Nothing]) -> Response:
         statuses=tuple(query.status),
         provider=query.provider,
         kind=query.kind,
+        model=query.model,
         tag=query.tag,
+        metadata=query.metadata,
         created_after=query.created_after,
         created_before=query.created_before,
     )
@@ -108,6 +111,7 @@ async def expect_task(request: ApiRequest[Nothing, ExpectBody]) -> Response:
         external_id=body.external_id,
         deadline=_duration(body.deadline),
         tags=tuple(body.tags),
+        metadata=body.metadata,
     )
     shown = schemas.ExpectedShown(task=show.task(expected.task), callback_url=expected.callback_url)
     return json_response(shown, HTTPStatus.CREATED)
@@ -124,6 +128,7 @@ async def adopt_task(request: ApiRequest[Nothing, AdoptBody]) -> Response:
         external_id=body.external_id,
         deadline=_duration(body.deadline),
         tags=tuple(body.tags),
+        metadata=body.metadata,
     )
     return json_response(show.task(task), HTTPStatus.CREATED)
 
