@@ -15,7 +15,8 @@ from tracker.model.clock import Monotonic, RandomBytes
 from tracker.model.event import NO_SOURCE
 from tracker.model.records import IN_PROCESS, Arrived, Check, SharedCallbackUrl
 from tracker.model.sinks import SinkSpec
-from tracker.model.task import EMPTY, SETTLED, ClientIdentity, Expected, Recorded, Status, Task, Trust
+from tracker.model.targets import PUBLIC_ONLY, Allowed
+from tracker.model.task import EMPTY, SETTLED, ClientIdentity, Created, Expected, Recorded, Status, Task, Trust
 from tracker.model.untrusted import JsonObject
 from tracker.providers.base import Account, Order
 from tracker.rules.callbacks import RecordCallback
@@ -26,6 +27,7 @@ from tracker.service.arguments import account_named, kind_named
 from tracker.service.budget import Budget
 from tracker.service.callback_urls import CallbackUrls
 from tracker.service.client_polls import ClientPolls
+from tracker.service.creation import CreateRequest, Creation
 from tracker.service.feed import Feed
 from tracker.service.intake import Intake
 from tracker.service.learner import Learner
@@ -61,6 +63,7 @@ class Tracker(TaskReads):
         sink_secrets: SinkSecrets,
         source: str = NO_SOURCE,
         sinks: Sequence[SinkSpec] = (),
+        allowed_targets: Allowed = PUBLIC_ONLY,
     ) -> None:
         self.providers = accounts
         self._account = partial(account_named, accounts)
@@ -135,6 +138,7 @@ class Tracker(TaskReads):
             callbacks=public_url is not None,
             random_bytes=random_bytes,
         )
+        self._creation = Creation(accounts, allowed_targets)
 
     async def __aenter__(self) -> Self:
         await self.store.open()
@@ -158,6 +162,17 @@ class Tracker(TaskReads):
         await self._recorder.close()
         await self._transport.close()
         await self.store.close()
+
+    async def create(self, client: ClientIdentity, request: CreateRequest) -> Created:
+        """Submit a task at any provider once. ``submit`` does the same with a request in the provider's own form.
+
+        Raises InvalidRequest, and the exceptions of ``submit``.
+        """
+        return await self.intake.submit(self.prepare(client, request))
+
+    def prepare(self, client: ClientIdentity, request: CreateRequest, *, answered_later: bool = False) -> SubmitRequest:
+        """Validate a create request for the intake. A large one takes a while. Raises InvalidRequest."""
+        return self._creation.prepare(client, request, answered_later=answered_later)
 
     async def submit(
         self,
