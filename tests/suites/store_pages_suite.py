@@ -14,7 +14,7 @@ from tracker.model.records import TaskFilter
 from tracker.model.task import Status, Task, Trust
 from tracker.service.arguments import METADATA_ENTRIES, METADATA_KEY_LENGTH, METADATA_VALUE_LENGTH
 from tracker.storage.store import Store
-from tracker.storage.task_page_store import FEW
+from tracker.storage.task_page_store import FEW, Label
 
 KINDS = (OMNI, "videos/omni-video", "audio/speech")
 OPEN = (Status.PENDING, Status.SUBMITTED, Status.PROCESSING)
@@ -195,6 +195,28 @@ class StorePages:
         for task_filter in narrowed(tasks):
             expected = [task.id for task in reversed(tasks) if matches_filter(task, task_filter)]
             assert await walked(store, task_filter, limit=9) == expected, task_filter
+
+    async def test_popular_label_of_others_is_not_searched(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The client has none of the many tasks with the label, and a few more of its own than one step reads."""
+        many = 4 * FEW
+        tasks = [a_task(n, client="other", model="red", metadata={"color": "red"}) for n in range(1, many)]
+        tasks += [a_task(n, client="studio") for n in range(many, many + FEW + 10)]
+        await store.apply([writing(task) for task in tasks])
+        reads, newest = [0], Label.newest
+
+        def counted(*arguments: Any) -> Sequence[str]:
+            reads[0] += 1
+            return newest(*arguments)
+
+        monkeypatch.setattr(Label, "newest", counted)
+
+        for task_filter in (
+            TaskFilter(client="studio", model="red"),
+            TaskFilter(client="studio", metadata={"color": "red"}),
+        ):
+            page = await store.task_pages.page(task_filter, limit=9, cursor=None)
+            assert page.tasks == ()
+        assert reads[0] <= 4
 
     async def test_time_filter_is_exact_to_the_microsecond(self, store: Store) -> None:
         first, second = (a_task(n, created_at=NOW + n * timedelta(microseconds=1)) for n in (1, 2))

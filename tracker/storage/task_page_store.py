@@ -8,10 +8,11 @@ Only that index returns it without sorting, so a planner chooses it for any stat
 The model, the tag and the metadata of a task are its *labels*. Each label has an index in the order of the task IDs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import cycle
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Select, Text, bindparam, select, tuple_, union_all
@@ -31,10 +32,15 @@ END: Final = "z"
 FOREVER: Final = 1 << 62
 LEAST: Final = bytes(10)
 MILLISECOND: Final = timedelta(milliseconds=1)
-# Up to this number of tasks that pass a filter, search them for the labels. Otherwise filter the tasks with a label.
+# The number of tasks that one step of a search reads. If not more pass the filter, their labels are compared at once.
 FEW: Final = 500
 
 Values = tuple[str, ...]
+# The columns and the number of the ranges, and whether they are limited to a time.
+Shape = tuple[Values, int, bool]
+# Return the next IDs before one, and find the tasks among some IDs.
+Read = Callable[[str], Sequence[str]]
+Matching = Callable[[Sequence[str]], Select[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +97,48 @@ def _find(
         few = connection.execute(_newest(*shape).limit(FEW + 1), values | {"most": FEW + 1}).scalars().all()
         if len(few) <= FEW:
             return _tasks(connection, _labeled(few, labels).limit(limit).offset(offset))
-    return _search(connection, wanted, values, limit + offset)[offset:]
+    return _search(connection, wanted, shape, values, limit + offset)[offset:]
 
 
-def _search(connection: Connection, wanted: TaskFilter, window: Mapping[str, Any], most: int) -> list[Task]:
-    """Search the tasks with one of the labels, newest first, for tasks that pass the rest of the filter."""
-    label, *others = _rarest_first(connection, _labels(wanted), window)
-    conditions = _conditions(wanted)
+def _search(
+    connection: Connection, wanted: TaskFilter, shape: Shape, window: Mapping[str, Any], most: int
+) -> list[Task]:
+    """Search two sets of tasks in turn: those with one of the labels, and those that pass the rest of the filter.
+
+    The search ends as soon as one of them has the page. So a client with few tasks of its own never waits for a search
+    through the many tasks of others that have the same label.
+    """
+    labels, conditions = _rarest_first(connection, _labels(wanted), window), _conditions(wanted)
+    label, *others = labels
     some = FEW if conditions or others else most
+
+    def with_label(last: str) -> Sequence[str]:
+        return label.newest(connection, {**window, "last": last}, some)
+
+    def in_ranges(last: str) -> Sequence[str]:
+        ids = connection.execute(_newest_in_order(*shape), {**window, "last": last, "most": FEW})
+        return ids.scalars().all()
+
+    ways = [_walk(connection, with_label, partial(_labeled, labels=others, conditions=conditions), some, most, window)]
+    if shape[0]:
+        ways.append(_walk(connection, in_ranges, partial(_labeled, labels=labels), FEW, most, window))
+    return next(found for found in map(next, cycle(ways)) if found is not None)
+
+
+def _walk(
+    connection: Connection, read: Read, matching: Matching, some: int, most: int, window: Mapping[str, Any]
+) -> Iterator[list[Task] | None]:
+    """Search a set of tasks, newest first. Each step reads ``some`` IDs. The last yields at most ``most`` tasks."""
     found: list[Task] = []
     last = window["last"]
-    while len(found) < most:
-        ids = label.newest(connection, {**window, "last": last}, some)
-        found += _tasks(connection, _labeled(ids, others, conditions).limit(most - len(found)))
-        if len(ids) < some:
-            break
+    while True:
+        ids = read(last)
+        found += _tasks(connection, matching(ids).limit(most - len(found)))
+        if len(found) >= most or len(ids) < some:
+            yield found
+            return
         last = ids[-1]
-    return found
+        yield None
 
 
 def _rarest_first(connection: Connection, labels: Sequence[Label], window: Mapping[str, Any]) -> Sequence[Label]:
@@ -184,6 +215,13 @@ def _page(columns: Values, count: int, timed: bool) -> Select[Any]:  # noqa: FBT
     newest = _newest(columns, count, timed).subquery()
     cut = select(newest.c.id).order_by(newest.c.id.desc()).limit(_number("limit")).offset(_number("skipped"))
     return select(TASKS).where(TASKS.c.id.in_(cut)).order_by(TASKS.c.id.desc())
+
+
+@lru_cache
+def _newest_in_order(columns: Values, count: int, timed: bool) -> Select[Any]:  # noqa: FBT001 - a cache's key
+    """Find the IDs of the ``most`` newest tasks in all ranges together."""
+    newest = _newest(columns, count, timed).subquery()
+    return select(newest.c.id).order_by(newest.c.id.desc()).limit(_number("most"))
 
 
 @lru_cache
