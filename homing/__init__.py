@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from tracker.model.keys import ClientKey, NamedKey
     from tracker.model.records import TaskFilter, TaskPage
     from tracker.model.servers import Part
-    from tracker.model.task import ClientIdentity, Expected, Status, Task
+    from tracker.model.task import ClientIdentity, Created, Expected, Status, Task
     from tracker.rules.schedule import Policy
+    from tracker.service.creation import CreateRequest
     from tracker.service.tracker import Tracker
     from tracker.settings import Settings, load_settings
 
@@ -44,6 +45,8 @@ __all__ = [
     "ClientIdentity",
     "ClientKey",
     "Conflict",
+    "CreateRequest",
+    "Created",
     "CredentialRefused",
     "Expected",
     "Homing",
@@ -78,6 +81,8 @@ DEFINED_IN: Final[Mapping[str, str]] = MappingProxyType(
         "Access": "tracker.api",
         "ClientIdentity": "tracker.model.task",
         "ClientKey": "tracker.model.keys",
+        "CreateRequest": "tracker.service.creation",
+        "Created": "tracker.model.task",
         "Expected": "tracker.model.task",
         "Homing": "homing.serve",
         "NamedKey": "tracker.model.keys",

@@ -59,6 +59,7 @@ def create_tracker(
         transport=transport or _transport(),
         source=settings.source,
         sinks=all_sinks(settings.sinks, subscribers),
+        allowed_targets=settings.allowed_targets,
         sink_secrets=SinkSecrets(store.secrets.get, settings.sink_secrets, random_bytes=random_bytes),
     )
 

@@ -14,7 +14,7 @@
     │   ├── TooLarge              413
     │   ├── WrongMediaType        415
     │   ├── TooMany               429  carries ``retry_after``
-    │   └── Refused               the provider refused a submit and made no task; carries its answer
+    │   └── Refused               422  the provider refused a submit and made no task; carries its answer
     └── ServiceError              Homing's problem: nothing was lost, and a later attempt may succeed
         ├── SettingsError         exit status 2: the settings contradict each other
         ├── StoreUnavailable      503  Homing acknowledges nothing that it cannot commit
@@ -135,9 +135,11 @@ class TooMany(ClientError):
 class Refused(ClientError):
     """The provider refused a submit and made no task.
 
-    ``http_status``, ``code`` and ``detail`` are the provider's own and go to the client unchanged.
+    ``http_status``, ``code`` and ``detail`` are the provider's own. A client of the gateway gets them unchanged.
+    ``retry_after`` is set if the provider refused only for now.
     """
 
+    status = 422
     title = "Refused by the provider"
 
     def __init__(

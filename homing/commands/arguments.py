@@ -146,6 +146,14 @@ def count(text: str) -> int:
         raise ArgumentTypeError(str(error)) from None
 
 
+def entry(text: str) -> tuple[str, str]:
+    """Read an entry of the metadata, as KEY=VALUE."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ArgumentTypeError("the value is not valid. Write KEY=VALUE, such as order=17")
+    return key, value
+
+
 def cursor(text: str) -> int:
     """Read the cursor of an event, a whole number. 0 means the beginning."""
     if not (text.isascii() and text.isdecimal()):

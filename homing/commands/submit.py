@@ -9,25 +9,23 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from homing.commands.arguments import Commands, Usage, always, count, data_command, duration
-from homing.commands.client import ApiClient, Failed, segment
+from homing.commands.arguments import Commands, Usage, always, count, data_command, duration, entry
+from homing.commands.client import ApiClient, Failed
 from homing.commands.show_task import show_task
 from homing.terminal import print_fields, print_json
 from tracker.errors import Unreadable
-from tracker.model.task import SETTLED, TAGS_HEADER, Status
+from tracker.model.task import SETTLED, Status
 from tracker.model.untrusted import JsonObject, JsonValue, read_object
+from tracker.providers.kling_kinds import KINDS
 
-GATEWAY: Final = "/kling/v1/"
+KLING: Final = "kling"
 OMNI_IMAGE: Final = "images/omni-image"
 PATIENCE: Final = timedelta(minutes=15)
-# Option → field of the provider's body.
-FIELDS: Final[Mapping[str, str]] = {
-    "prompt": "prompt",
-    "model": "model_name",
-    "n": "n",
-    "aspect_ratio": "aspect_ratio",
-    "external_id": "external_task_id",
-}
+MODEL: Final = "model_name"
+# The options with the names of Kling's fields.
+FIELDS: Final = ("prompt", "n", "aspect_ratio")
+# A field of the request, and its name in a body for the gateway, which --input and --body may have.
+NAMED_AT_GATEWAY: Final[Mapping[str, str]] = {"external_id": "external_task_id", "callback_url": "callback_url"}
 # The kinds with a list of pictures and the field of each entry, and the kinds with one picture.
 IMAGE_LISTS: Final[Mapping[str, str]] = {
     OMNI_IMAGE: "image",
@@ -41,17 +39,19 @@ ONE_IMAGE: Final = ("images/generations", "images/editing/expand", "videos/image
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
     submit = data_command(commands, "submit", run_submit, "Submit a task and track it.", loops=True, creates=always)
-    submit.add_argument("--kind", default=OMNI_IMAGE, help="the product's path below /v1 (default %(default)s)")
+    submit.add_argument("--provider", default=KLING, help="the provider (default %(default)s)")
+    submit.add_argument("--kind", help=f"the kind of task, such as text-to-video (default {OMNI_IMAGE})")
+    submit.add_argument(
+        "--input", metavar="JSON", help="the provider's own request body: JSON, @FILE or - for standard input"
+    )
     submit.add_argument("--prompt", help="what to make")
     submit.add_argument("--model", help="the provider's model name")
     submit.add_argument("--n", type=count, help="how many images")
     submit.add_argument("--aspect-ratio", help="such as 16:9")
     submit.add_argument("--image", action="append", default=[], help="an input image: a URL or a file; repeatable")
-    submit.add_argument("--external-id", help="your own ID; repeating a request with the same ID and body is safe")
-    submit.add_argument("--tag", action="append", default=[], help="a tag to find the task by; repeatable")
-    submit.add_argument(
-        "--body", metavar="FILE", help="the provider's JSON body, - for standard input; options override it"
-    )
+    submit.add_argument("--external-id", help="your own ID; repeating a request with the same ID and input is safe")
+    submit.add_argument("--callback-url", metavar="URL", help="where Homing sends callbacks in the provider's shape")
+    submit.add_argument("--body", metavar="FILE", help="the same as --input @FILE; options override its fields")
     submit.add_argument(
         "--wait", action="store_true", help="wait until it is finished; exit status 1 unless it succeeded"
     )
@@ -73,18 +73,21 @@ def add(commands: Commands) -> None:
     adopt.add_argument("provider_task_id", metavar="PROVIDER_TASK_ID")
     for parser in (expect, adopt):
         parser.add_argument("--external-id", help="your own ID")
+    for parser in (submit, expect, adopt):
         parser.add_argument("--deadline", type=duration, help="when to stop waiting, such as 2h")
         parser.add_argument("--tag", action="append", default=[], help="a tag to find the task by; repeatable")
+        parser.add_argument(
+            "--metadata",
+            type=entry,
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="your own text about the task, such as order=17; repeatable",
+        )
 
 
 async def run_submit(args: Namespace, api: ApiClient) -> int:
-    """Submit through the gateway, as any Kling client does."""
-    headers = {TAGS_HEADER: ",".join(segment(tag) for tag in args.tag)} if args.tag else None
-    envelope = await api.post(GATEWAY + args.kind, _body(args), headers)
-    data = envelope.get("data")
-    if envelope.get("code") != 0 or not isinstance(data, dict):
-        raise Failed(f"the gateway answered code {envelope.get('code')}: {envelope.get('message')}")
-    task = await api.get(f"/v1/tasks/{segment(str(data['task_id']))}")
+    task = await api.post("/v1/tasks", _create_request(args))
     if args.wait:
         task = await settled(api, task, args.timeout)
     show_task(args, task)
@@ -124,6 +127,7 @@ async def settled(api: ApiClient, task: JsonObject, patience: timedelta) -> Json
 
 def _announced(args: Namespace) -> JsonObject:
     body: dict[str, JsonValue] = {"provider": args.provider, "kind": args.kind, "tags": args.tag}
+    body["metadata"] = dict(args.metadata)
     if args.external_id:
         body["external_id"] = args.external_id
     if args.deadline:
@@ -131,14 +135,43 @@ def _announced(args: Namespace) -> JsonObject:
     return body
 
 
-def _body(args: Namespace) -> JsonObject:
-    body = _read_body(args.body) if args.body else {}
-    body |= {field: value for name, field in FIELDS.items() if (value := getattr(args, name)) is not None}
+def _create_request(args: Namespace) -> JsonObject:
+    """Return the body of the create request."""
+    if args.kind is None:
+        if args.provider != KLING:
+            raise Usage(f"the kind is missing. Pass --kind KIND, a kind of task of {args.provider}")
+        args.kind = OMNI_IMAGE
+    body, wanted = _announced(args), _input(args)
+    for name, field in NAMED_AT_GATEWAY.items():
+        given = wanted.pop(field, None)
+        if value := getattr(args, name) or given:
+            body[name] = value
+    if args.model is not None:
+        if args.provider == KLING and not _has_model_in_path(args.kind):
+            wanted[MODEL] = args.model
+        else:
+            body["model"] = args.model
     if args.image:
-        body |= _images(args.kind, [_image(text) for text in args.image])
-    if args.kind == OMNI_IMAGE and not body.get("prompt"):
-        raise Usage("the prompt is missing. Pass --prompt TEXT, or a --body FILE that has a prompt")
-    return body
+        wanted |= _images(args.kind, [_image(text) for text in args.image])
+    if (args.provider, args.kind) == (KLING, OMNI_IMAGE) and not wanted.get("prompt"):
+        raise Usage("the prompt is missing. Pass --prompt TEXT, or an --input that has a prompt")
+    return body | {"input": wanted}
+
+
+def _has_model_in_path(kind: str) -> bool:
+    return kind in KINDS and KINDS[kind].dialect == "new"
+
+
+def _input(args: Namespace) -> JsonObject:
+    """Return the provider's request body, with the fields of the options."""
+    if args.input is not None and args.body is not None:
+        raise Usage("--input and --body are the same. Pass one of them")
+    wanted: JsonObject = {}
+    if args.input is not None:
+        wanted = _read_input("--input", args.input)
+    elif args.body is not None:
+        wanted = _read_input("--body", "-" if args.body == "-" else f"@{args.body}")
+    return wanted | {name: value for name in FIELDS if (value := getattr(args, name)) is not None}
 
 
 def _images(kind: str, images: list[str]) -> JsonObject:
@@ -149,16 +182,21 @@ def _images(kind: str, images: list[str]) -> JsonObject:
         return {"image": images[0]}
     if kind in ONE_IMAGE:
         raise Usage(f"{kind} takes one picture. Pass --image once")
-    raise Usage(f"--image does not fit {kind}. Write the pictures into the --body FILE")
+    raise Usage(f"--image does not fit {kind}. Write the pictures into the --input")
 
 
-def _read_body(name: str) -> JsonObject:
+def _read_input(option: str, given: str) -> JsonObject:
+    """Read a JSON object: the text itself, a file after an @, or - for the standard input."""
+    name = given[1:] if given.startswith("@") else given[:40]
     try:
-        return read_object(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
+        if given == "-":
+            return read_object(sys.stdin.buffer.read())
+        return read_object(Path(name).read_bytes() if given.startswith("@") else given.encode())
     except OSError as error:
-        raise Usage(f"--body {name} cannot be read: {error.strerror}") from None
-    except Unreadable as error:
-        raise Usage(f"--body {name}: {error.detail}") from None
+        raise Usage(f"{option} {name} cannot be read: {error.strerror}") from None
+    except (Unreadable, UnicodeEncodeError) as error:
+        why = error.detail if isinstance(error, Unreadable) else "the body is not UTF-8"
+        raise Usage(f"{option} {name}: {why}. Pass a JSON object, @FILE or -") from None
 
 
 def _image(text: str) -> str:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from homing.commands import watch
-from homing.commands.arguments import Commands, count, data_command
+from homing.commands.arguments import Commands, count, data_command, entry
 from homing.commands.client import ApiClient, segment
 from homing.commands.show_task import documents, show_task, show_tasks
 from homing.commands.why import explain
@@ -13,7 +13,8 @@ from homing.terminal import print_json, print_line, print_table
 from tracker.model.task import Status
 from tracker.model.untrusted import JsonObject
 
-FILTERS: Final = ("status", "provider", "kind", "client", "tag", "created_after", "created_before", "limit", "cursor")
+PLACES: Final = ("provider", "kind", "model", "client", "tag")
+FILTERS: Final = ("status", *PLACES, "created_after", "created_before", "limit", "cursor")
 
 
 def add(commands: Commands) -> None:
@@ -60,8 +61,17 @@ def _filters(parser: ArgumentParser, *, default: str | None = None) -> None:
     )
     parser.add_argument("--provider", default=default, help="such as kling")
     parser.add_argument("--kind", default=default, help="such as images/omni-image")
+    parser.add_argument("--model", default=default, help="the requested model, such as kling-v3-omni")
     parser.add_argument("--client", default=default, help="only with a key for all clients")
     parser.add_argument("--tag", default=default)
+    parser.add_argument(
+        "--metadata",
+        type=entry,
+        action="append",
+        default=default,
+        metavar="KEY=VALUE",
+        help="repeatable; all must match",
+    )
     parser.add_argument("--created-after", default=default, metavar="TIME", help="such as 2026-11-23T00:00:00Z")
     parser.add_argument("--created-before", default=default, metavar="TIME")
     parser.add_argument("--limit", type=count, default=default, help="how many at most (default 50)")
@@ -142,7 +152,8 @@ async def run_why(args: Namespace, api: ApiClient) -> int:
 
 def _query(args: Namespace) -> dict[str, str]:
     given = {name: getattr(args, name, None) for name in FILTERS}
-    return {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in given.items() if value}
+    query = {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in given.items() if value}
+    return query | {f"metadata[{key}]": value for key, value in getattr(args, "metadata", None) or ()}
 
 
 def _path(task: str) -> str:

@@ -49,7 +49,9 @@ class Predictions:
 
     def next_id(self) -> str:
         """Return the ID of the next prediction: 26 letters and digits, as in the documented examples."""
-        digest = hashlib.sha256(f"{self._settings.seed}/prediction/{len(self._made)}/{self._started_at}".encode()).digest()
+        digest = hashlib.sha256(
+            f"{self._settings.seed}/prediction/{len(self._made)}/{self._started_at}".encode()
+        ).digest()
         return base64.b32encode(digest).decode().lower()[:26]
 
     def enter(self, prediction: Prediction) -> None:

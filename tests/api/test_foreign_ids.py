@@ -25,6 +25,7 @@ from tracker.settings import Settings
 SandboxFactory = Callable[..., RunningSandbox]
 KEYS = "victim:made-up-victim-key,thief:made-up-thief-key"
 EXPECT = {"provider": "kling", "kind": KIND}
+CREATE_BODY: dict[str, Any] = EXPECT | {"input": {"prompt": "mine", "model_name": "kling-v3-omni"}}
 VICTIM, THIEF, OPERATOR = (
     ClientIdentity(name="victim"),
     ClientIdentity(name="thief"),
@@ -89,6 +90,10 @@ VERBS: dict[str, Request] = {
     "adopt as": named("POST", "/v1/tasks/adopt", provider_task_id="ID", external_id="mine", **EXPECT),
     "expect": expect_and_poll,
     "callback": call_back,
+    "list by metadata": named("GET", "/v1/tasks?metadata[order]=order-9"),
+    "list by model": named("GET", "/v1/tasks?model=kling-v3-omni"),
+    "create as": named("POST", "/v1/tasks", external_id="ID", **CREATE_BODY),
+    "create for": named("POST", "/v1/tasks", metadata={"order": "order-9"}, **CREATE_BODY),
     "submit as": named("POST", CREATE, prompt="mine", external_task_id="ID"),
     "gateway get": named("GET", f"{CREATE}/{{ref}}"),
     "gateway list": named("GET", f"{CREATE}?pageSize=500"),
@@ -97,21 +102,32 @@ VERBS: dict[str, Request] = {
 }
 
 
-LISTS = {"list", "events", "gateway list"}
+LISTS = {"list", "list by metadata", "list by model", "events", "gateway list"}
 
 
 async def test_request_cannot_reach_another_clients_task(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     # A late callback about the task would change it too.
     sandbox = kling_sandbox_factory(held=True, callbacks=False)
     async with homing_server(tmp_path, sandbox.base_url, policy=SILENT, api_keys=KEYS, loops=False) as homing:
-        ours = await homing.created(prompt="a secret prompt", external_task_id="order-9")
+        body = {
+            "input": {"prompt": "a secret prompt", "model_name": "kling-v3-omni"},
+            "external_id": "order-9",
+            "metadata": {"order": "order-9", "name": "a secret name"},
+        }
+        ours = (await homing.client.post("/v1/tasks", json=EXPECT | body)).json()["id"]
         theirs = (await homing.client.get(f"/v1/tasks/{ours}")).json()["provider_task_id"]
         for ended in (False, True):
             if ended:
                 sandbox.finish(theirs)
                 await homing.client.post(f"/v1/tasks/{ours}/poll")
             before = await shown_state(homing, ours)
-            secrets = {"a secret prompt", ours, theirs, *(asset["url"] for asset in before["result"]["assets"])}
+            secrets = {
+                "a secret prompt",
+                "a secret name",
+                ours,
+                theirs,
+                *(asset["url"] for asset in before["result"]["assets"]),
+            }
 
             leaks = await leaking(homing, [ours, theirs, "order-9"], secrets)
 

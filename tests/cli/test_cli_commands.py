@@ -1,5 +1,6 @@
 """The data commands, with and without a running server."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,55 @@ def test_submitted_task_is_found_by_tags(shell: Shell) -> None:
     assert shell.run("tasks", "list", "--tag", "a", "--json").document["tasks"] == []
 
 
+@pytest.mark.parametrize("way", ["text", "file", "standard input", "body file"])
+def test_input_is_read_in_each_way(shell: Shell, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    wanted = {"prompt": "ein Kätzchen", "model_name": "kling-v3-omni", "n": 2, "external_task_id": "mine-1"}
+    file = shell.directory / "input.json"
+    file.write_text(json.dumps(wanted))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(wanted).encode())))
+    arguments = {
+        "text": ("--input", json.dumps(wanted)),
+        "file": ("--input", f"@{file}"),
+        "standard input": ("--input", "-"),
+        "body file": ("--body", str(file)),
+    }
+
+    sent = shell.run("submit", *arguments[way], "--n", "1", "--json").document
+
+    assert (sent["kind"], sent["external_id"], sent["model"]) == ("images/omni-image", "mine-1", "kling-v3-omni")
+    assert sent["request"] == {"prompt": "ein Kätzchen", "model_name": "kling-v3-omni", "n": 1}
+
+
+def test_any_kind_is_submitted_and_found_by_metadata(shell: Shell) -> None:
+    wanted = ("--provider", "kling", "--kind", "text-to-video", "--input", '{"prompt": "a cat"}')
+    options = ("--model", "kling-3.0", "--metadata", "order=17", "--metadata", "note=a=b", "--deadline", "2h")
+    sent = shell.run(
+        "submit", *wanted, *options, "--callback-url", "https://client.example.com/done", "--json"
+    ).document
+    shell.run("submit", "--prompt", "a cat", "--model", "kling-v3-omni", "--metadata", "order=18")
+
+    assert (sent["kind"], sent["model"]) == ("text-to-video", "kling-3.0")
+    assert sent["metadata"] == {"order": "17", "note": "a=b"}
+    for filters in (
+        ("--metadata", "order=17"),
+        ("--model", "kling-3.0"),
+        ("--metadata", "note=a=b", "--metadata", "order=17", "--model", "kling-3.0"),
+    ):
+        found = shell.run("tasks", *filters, "--json").document["tasks"]
+        assert [task["id"] for task in found] == [sent["id"]], filters
+    shown = shell.run("tasks", "show", sent["id"]).out
+    assert "order=17" in shown
+    assert "kling-3.0" in shown
+
+
+def test_expected_task_has_metadata(shell: Shell) -> None:
+    shell.run("expect", "kling", "images/omni-image", "--external-id", "mine", "--metadata", "order=17")
+
+    [task] = shell.run("tasks", "--metadata", "order=17", "--json").document["tasks"]
+
+    assert (task["external_id"], task["model"]) == ("mine", None)
+
+
 def test_running_task_is_adopted_and_polled_by_command(shell: Shell, kling_sandbox_factory: Sandboxes) -> None:
     sandbox = kling_sandbox_factory(held=True)
     shell.settings["kling_base_url"] = sandbox.base_url
@@ -145,6 +195,15 @@ def test_provider_refusal_exits_with_status_1(shell: Shell) -> None:
         (("submit",), 2, "--prompt"),
         (("submit", "--body", "absent.json"), 2, "absent.json"),
         (("submit", "--prompt", "x", "--image", "absent.png"), 2, "absent.png"),
+        (("submit", "--input", "absent.json"), 2, "Pass a JSON object, @FILE or -"),
+        (("submit", "--input", "@absent.json"), 2, "--input absent.json cannot be read"),
+        (("submit", "--input", "[1]"), 2, "not a JSON object"),
+        (("submit", "--input", "{}", "--body", "b.json"), 2, "Pass one of them"),
+        (("submit", "--input", '{"prompt": "x", "n": 99}'), 1, "input: n must be"),
+        (("submit", "--provider", "nobody", "--prompt", "x"), 2, "--kind"),
+        (("submit", "--provider", "nobody", "--kind", "x", "--prompt", "x"), 1, "unknown provider 'nobody'"),
+        (("submit", "--prompt", "x", "--metadata", "order"), 2, "KEY=VALUE"),
+        (("tasks", "--metadata", "=17"), 2, "KEY=VALUE"),
         (("expect", "nobody", "images/omni-image"), 1, "nobody"),
         (("expect", "kling", "images/nothing"), 1, "images/nothing"),
         (("reconcile", "--discover", "--kind", "images/nothing"), 2, "Choose from audio/"),

@@ -22,7 +22,6 @@ NO_ANSWERS = {
     errors.ClientError,
     errors.ServiceError,
     errors.NotAuthenticated,
-    errors.Refused,
     errors.SettingsError,
     errors.NotSent,
     errors.ReplyLost,

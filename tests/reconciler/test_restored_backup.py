@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from homing.sandbox import RunningSandbox
-from tests.support.homing_server import ANYBODY, KIND, SHORT, homing_server
+from tests.support.homing_server import ANYBODY, CAT, KIND, SHORT, homing_server
 from tests.support.provider_proxy import Answer, Request, provider_proxy, refusal
 from tracker.app import discovery_of
 from tracker.loops.retention import Retention
@@ -99,9 +99,14 @@ async def test_restored_backup_found_task_goes_to_client(tmp_path: Path, kling_s
 
     async with homing_server(tmp_path, sandbox.base_url, callbacks=False, loops=False, api_keys=keys) as homing:
         assert (await discovery_of(homing.tracker).discover("kling", KIND)).adopted == 1
-        again = await homing.created(prompt="a dog", external_task_id="order-7", headers=studio)
-        task = await homing.task(again)
+        body = {"provider": "kling", "kind": KIND, "input": CAT | {"prompt": "a dog"}, "external_id": "order-7"}
+        labels = {"tags": ["spring"], "metadata": {"order": "7"}}
+        reply = await homing.client.post("/v1/tasks", json=body | labels, headers=studio)
+        task = await homing.task(again := reply.json()["id"])
+        found = await homing.client.get("/v1/tasks?tag=spring&metadata[order]=7", headers=studio)
+        assert (reply.status_code, [one["id"] for one in found.json()["tasks"]]) == (200, [again])
         assert (task.client, task.external_id, task.status) == ("studio", "order-7", Status.SUCCEEDED)
+        assert (task.tags, task.metadata) == (("spring",), {"order": "7"})
         assert await homing.created(prompt="a dog", external_task_id="order-7", headers=studio) == again
     assert len(made(sandbox, "a dog")) == 1
 

@@ -57,6 +57,8 @@ def over(number: int, **changes: Any) -> Task:
         "last_observed_at": ended,
         "answered_at": begun,
         "tags": (f"job-{number // PAGE}", *(["nightly"] if number % 2 else [])),
+        "model": "usual",
+        "metadata": {"job": f"job-{number // PAGE}", **({"run": "nightly"} if number % 2 else {})},
     }
     return a_task(number, **(values | changes))
 
@@ -69,6 +71,8 @@ def unsettled(number: int) -> Task:
         attempts=1,
         next_poll_at=NOW - timedelta(seconds=number % 10),
         tags=("nightly",),
+        model="usual",
+        metadata={"run": "nightly"},
         request_hash=f"hash-{number}",
     )
 
@@ -78,7 +82,14 @@ def grown(count: int) -> Iterator[Task]:
 
     ``retired`` values occur often, but in no recent task: a dense value can be rare in the queried range.
     """
-    rare = {"client": "lab", "kind": VIDEO, "provider": "other", "tags": ("rare",), "status": Status.REJECTED}
+    rare: dict[str, Any] = {
+        "client": "lab",
+        "kind": VIDEO,
+        "provider": "other",
+        "tags": ("rare",),
+        "status": Status.REJECTED,
+    }
+    rare |= {"model": "odd", "metadata": {"run": "rare"}}
     for number in range(1, AROUND + 1):
         yield over(number, **rare) if number % 2 else unsettled(number)
     for number in range(AROUND + 1, AROUND + count + 1):
@@ -146,6 +157,18 @@ def filters(known: Task) -> Mapping[str, TaskFilter]:
         "a client's tag": TaskFilter(client="studio", tag="nightly"),
         "a client's job": TaskFilter(client="studio", tag=known.tags[0]),
         "a common tag of a client with little": TaskFilter(client="lab", tag="nightly"),
+        "a model": TaskFilter(model="usual"),
+        "a model with little": TaskFilter(model="odd"),
+        "a client's model": TaskFilter(client="studio", model="usual"),
+        "what is open of a model": TaskFilter(model="usual", statuses=OPEN),
+        "a common model of a client with little": TaskFilter(client="lab", model="usual"),
+        "metadata": TaskFilter(metadata={"run": "nightly"}),
+        "metadata of a job": TaskFilter(metadata={"job": "job-10"}),
+        "metadata with little": TaskFilter(metadata={"run": "rare"}),
+        "a client's metadata": TaskFilter(client="studio", metadata={"run": "nightly"}),
+        "a client's job by metadata": TaskFilter(client="studio", metadata={"job": known.metadata["job"]}),
+        "common metadata of a client with little": TaskFilter(client="lab", metadata={"run": "nightly"}),
+        "a job's part": TaskFilter(metadata={"run": "nightly", "job": known.metadata["job"]}, model="usual"),
         "the gateway's list": TaskFilter(client="studio", provider="kling", kind=OMNI, statuses=LISTED),
     }
 

@@ -18,7 +18,7 @@ from tracker.storage.store import Store
 
 DAY = timedelta(days=1)
 LATER = NOW + 30 * DAY
-BELONGINGS = ("task_tags", "submissions", "observations", "events")
+BELONGINGS = ("task_tags", "task_metadata", "submissions", "observations", "events")
 
 
 def over(number: int = 1, **changes: Any) -> Task:
@@ -28,6 +28,7 @@ def over(number: int = 1, **changes: Any) -> Task:
         "finished_at": NOW,
         "provider_task_id": f"theirs-{number}",
         "tags": ("a", "b"),
+        "metadata": {"a": "b"},
     }
     return a_task(number, **(values | changes))
 

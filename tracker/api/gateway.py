@@ -26,12 +26,13 @@ from tracker.api.gateway_schemas import (
 )
 from tracker.api.http.base_schemas import Nothing
 from tracker.api.http.body import read_body, require_json
-from tracker.api.http.disconnect import CLIENT_LEFT, disconnected
+from tracker.api.http.disconnect import CLIENT_LEFT
 from tracker.api.http.endpoint import PROVIDER_ERRORS, ApiEndpoint, ApiRequest, BodySchemas, Header
+from tracker.api.submitting import IDEMPOTENCY_KEY, idempotency_key, while_waited_for
 from tracker.errors import Conflict, InvalidRequest, NotFound
 from tracker.model.records import TaskFilter
 from tracker.model.task import TAGS_HEADER, Status
-from tracker.model.untrusted import ID_LENGTH, READ_IN_THREAD, identifier, read_object
+from tracker.model.untrusted import READ_IN_THREAD, read_object
 from tracker.providers.base import Order, Provider
 from tracker.providers.kling_bodies import BODIES
 from tracker.providers.kling_bounds import schemas_of
@@ -39,7 +40,6 @@ from tracker.providers.kling_gateway import created, legacy_envelope, legacy_tas
 from tracker.providers.kling_kinds import KINDS
 
 gateway_endpoint: Final = partial(ApiEndpoint, group="gateway", dialect=ENVELOPE)
-IDEMPOTENCY_KEY: Final = Header("Idempotency-Key", ID_LENGTH)
 # Enough for 20 tags, even if they are percent-encoded.
 TASK_TAGS: Final = Header(TAGS_HEADER, 8192)
 KLING: Final = "kling"
@@ -63,31 +63,17 @@ async def create_task(request: ApiRequest[Nothing, Nothing], *, kind: str) -> Re
     """Submit a task of a kind."""
     http, resources, limits, tracker = request.http, request.resources, request.limits, request.tracker
     require_json(http)
-    key, tags = _idempotency_key(http), _tags(http)
+    key, tags = idempotency_key(http), _tags(http)
     raw = await read_body(http, resources, limit=limits.gateway_body, within=limits.gateway_body_time)
     provider = tracker.providers[KLING].provider
     large = len(raw) > READ_IN_THREAD
     parse = partial(_parse_order, provider, kind, raw, model=http.path_params.get("model", ""))
     order = await asyncio.to_thread(parse) if large else parse()
     del raw
-    submitting = asyncio.create_task(
-        tracker.submit(request.client, KLING, order, tags=tags, idempotency_key=key, answered_later=True)
+    task = await while_waited_for(
+        request, tracker.submit(request.client, KLING, order, tags=tags, idempotency_key=key, answered_later=True)
     )
-    # The tracker counts the stored part of the body until the provider has answered.
-    resources.release_bytes()
-    leaving = asyncio.create_task(disconnected(http.receive))
-    try:
-        await asyncio.wait({submitting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        leaving.cancel()
-    if not submitting.done():
-        # The submission continues in the background. If the client repeats the request, it gets the same task.
-        submitting.cancel()
-        return Response(status_code=CLIENT_LEFT)
-    task = submitting.result()
-    if leaving.done():
-        # The tracker is notified first, because the client may repeat the request at any moment.
-        await tracker.abandoned(task)
+    if task is None:
         return Response(status_code=CLIENT_LEFT)
     answer = legacy_envelope(created(task), request_id=request.request_id)
     return JSONResponse(answer, background=BackgroundTask(tracker.answered, task.id))
@@ -112,16 +98,6 @@ async def list_tasks_of_kind(request: ApiRequest[ListQuery, Nothing], *, kind: s
     wanted = TaskFilter(client=client_name, provider=KLING, kind=kind, statuses=LISTED_STATUSES)
     tasks = await request.tracker.find_numbered(wanted, client=request.client, offset=(page - 1) * size, limit=size)
     return JSONResponse(legacy_envelope([legacy_task(task) for task in tasks], request_id=request.request_id))
-
-
-def _idempotency_key(request: Request) -> str | None:
-    given = request.headers.getlist(IDEMPOTENCY_KEY.name)
-    if not given:
-        return None
-    key = identifier(given[0]) if len(given) == 1 else None
-    if key is None:
-        raise InvalidRequest(f"{IDEMPOTENCY_KEY.name} must be given once, as 1 to {ID_LENGTH} printable characters")
-    return key
 
 
 def _tags(request: Request) -> Sequence[str]:

@@ -1,7 +1,7 @@
 """The models of requests and answers of the task API."""
 
 from datetime import datetime
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -10,25 +10,26 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    model_validator,
 )
 
 from tracker.api.http.base_schemas import Shown, Taken
 from tracker.model.event import TrustName
 from tracker.model.task import Alarm, Source, Status, Verdict
 from tracker.model.untrusted import FIRST_YEAR, ID_LENGTH, LAST_YEAR
+from tracker.service.arguments import METADATA_ENTRIES, METADATA_KEY_LENGTH, METADATA_VALUE_LENGTH
 
 MAX_TAGS: Final = 20
 TAG_LENGTH: Final = 64
 NOTE_LENGTH: Final = 500
 MAX_PAGE_SIZE: Final = 200
+MAX_METADATA_FILTERS: Final = 5
 # Proxies commonly end a request after a minute.
 MAX_WAIT_SECONDS: Final = 55
 LARGEST_ID: Final = 2**63 - 1
 MAX_DEADLINE_SECONDS: Final = 366 * 24 * 3600
 
 
-def _printable(value: str) -> str:
+def printable(value: str) -> str:
     if not value.isprintable():
         raise ValueError("must be printable text")
     return value
@@ -47,9 +48,15 @@ def _one_by_one(value: object) -> object:
     return value
 
 
-Identifier = Annotated[str, Field(min_length=1, max_length=ID_LENGTH), AfterValidator(_printable)]
-Tag = Annotated[str, Field(min_length=1, max_length=TAG_LENGTH), AfterValidator(_printable)]
+Identifier = Annotated[str, Field(min_length=1, max_length=ID_LENGTH), AfterValidator(printable)]
+Tag = Annotated[str, Field(min_length=1, max_length=TAG_LENGTH), AfterValidator(printable)]
 Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS)]
+MetadataKey = Annotated[str, Field(min_length=1, max_length=METADATA_KEY_LENGTH), AfterValidator(printable)]
+MetadataValue = Annotated[str, Field(max_length=METADATA_VALUE_LENGTH), AfterValidator(printable)]
+Metadata = Annotated[
+    dict[MetadataKey, MetadataValue],
+    Field(max_length=METADATA_ENTRIES, description="Your own texts about the task, by key."),
+]
 Seconds = Annotated[
     float, Field(gt=0, le=MAX_DEADLINE_SECONDS, description="Seconds until Homing stops waiting for an answer.")
 ]
@@ -66,7 +73,12 @@ class TaskQuery(Taken):
     client: Annotated[
         Identifier | None, Field(description="Only tasks of this client. Needs a key that sees all clients.")
     ] = None
+    model: Identifier | None = None
     tag: Tag | None = None
+    metadata: Annotated[
+        dict[MetadataKey, MetadataValue],
+        Field(max_length=MAX_METADATA_FILTERS, description="`metadata[KEY]=VALUE`; several entries must all match."),
+    ] = Field(default={})
     created_after: Moment | None = None
     created_before: Moment | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
@@ -86,48 +98,12 @@ class PageQuery(Taken):
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 100
 
 
-class ExpectBody(Taken):
-    """A task that you are about to submit yourself."""
-
-    provider: Identifier
-    kind: Identifier
-    external_id: Identifier | None = None
-    deadline: Seconds | None = None
-    tags: Tags = Field(default=[])
-
-
-class AdoptBody(ExpectBody):
-    """A task that is already running at the provider."""
-
-    provider_task_id: Identifier
-
-
-class AttachBody(Taken):
-    """The provider's ID of an expected task."""
-
-    provider_task_id: Identifier
-
-
-class ResolveBody(Taken):
-    """The status of a task that polling cannot decide (in a conflict: the correct one), or its provider task ID."""
-
-    status: Literal["rejected", "expired", "succeeded", "failed"] | None = None
-    provider_task_id: Identifier | None = None
-    note: Annotated[str, Field(max_length=NOTE_LENGTH), AfterValidator(_printable)] = ""
-
-    @model_validator(mode="after")
-    def _one_word(self) -> Self:
-        if (self.status is None) == (self.provider_task_id is None):
-            raise ValueError("set exactly one of status and provider_task_id")
-        return self
-
-
 class CallbackUrlBody(Taken):
     """A shared callback URL to create."""
 
     provider: Identifier
     kind: Identifier | None = None
-    label: Annotated[str, Field(max_length=NOTE_LENGTH), AfterValidator(_printable)] = ""
+    label: Annotated[str, Field(max_length=NOTE_LENGTH), AfterValidator(printable)] = ""
 
 
 class AssetShown(Shown):
@@ -162,6 +138,7 @@ class TaskShown(Shown):
     id: str
     provider: str
     kind: str
+    model: Annotated[str | None, Field(description="The requested model, if Homing submitted the task with one.")]
     client: str
     status: Status
     message: Annotated[str, Field(description="The provider's message, or why Homing inferred the status.")]
@@ -170,6 +147,7 @@ class TaskShown(Shown):
     external_id: Annotated[str | None, Field(description="Your own ID.")]
     origin: str
     tags: list[str]
+    metadata: Annotated[dict[str, str], Field(description="Your own texts about the task, by key.")]
     request: Annotated[
         dict[str, JsonValue], Field(description="The submitted fields. Large values are replaced by digest and size.")
     ]

@@ -1,11 +1,13 @@
 """The task API: the state of each task, its history, and what a client can do about it."""
 
+import asyncio
 import re
 from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
 from typing import Final
 
+from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from tracker.api import rendering as show
@@ -13,13 +15,22 @@ from tracker.api import schemas
 from tracker.api.http.base_schemas import Nothing
 from tracker.api.http.disconnect import CLIENT_LEFT, while_connected
 from tracker.api.http.endpoint import PROVIDER_ERRORS, ApiEndpoint, ApiRequest, Header, json_response
-from tracker.api.schemas import AdoptBody, AttachBody, ExpectBody, ResolveBody, TaskQuery, WaitQuery
-from tracker.errors import Conflict, Forbidden, NotFound, Overloaded, TooMany
+from tracker.api.schemas import TaskQuery, WaitQuery
+from tracker.api.submitting import IDEMPOTENCY_KEY, idempotency_key, while_waited_for
+from tracker.api.task_bodies import AdoptBody, AttachBody, CreateBody, ExpectBody, ResolveBody
+from tracker.errors import Conflict, Forbidden, NotFound, Overloaded, Refused, TooMany
 from tracker.model.records import TaskFilter
 from tracker.model.task import Status
+from tracker.model.untrusted import READ_IN_THREAD
+from tracker.providers.kling_bodies import BODIES
+from tracker.service.creation import CreateRequest
 
 task_endpoint: Final = partial(ApiEndpoint, group="tasks")
 IF_NONE_MATCH: Final = Header("If-None-Match", 64)
+NAME_USED: Final = (
+    "another task has this external_id or Idempotency-Key, and its provider, kind, model or input differs. "
+    "Use another one, or repeat the request unchanged"
+)
 VERSION_TAG: Final = re.compile(r'(?:W/)?"([0-9]{1,18})"')
 
 
@@ -33,7 +44,9 @@ async def list_tasks(request: ApiRequest[TaskQuery, Nothing]) -> Response:
         statuses=tuple(query.status),
         provider=query.provider,
         kind=query.kind,
+        model=query.model,
         tag=query.tag,
+        metadata=query.metadata,
         created_after=query.created_after,
         created_before=query.created_before,
     )
@@ -98,6 +111,42 @@ async def attach_task(request: ApiRequest[Nothing, AttachBody]) -> Response:
     )
 
 
+async def create_task(request: ApiRequest[Nothing, CreateBody]) -> Response:
+    """Submit a task at any provider."""
+    body = request.body
+    wanted = CreateRequest(
+        provider=body.provider,
+        kind=body.kind,
+        input=body.input,
+        model=body.model,
+        external_id=body.external_id,
+        callback_url=body.callback_url,
+        idempotency_key=idempotency_key(request.http),
+        deadline=_duration(body.deadline),
+        tags=tuple(body.tags),
+        metadata=body.metadata,
+    )
+    tracker = request.tracker
+    prepare = partial(tracker.prepare, request.client, wanted, answered_later=True)
+    # Its bytes are counted until the intake counts them.
+    large = request.resources.body_bytes > READ_IN_THREAD
+    prepared = await asyncio.to_thread(prepare) if large else prepare()
+    try:
+        created = await while_waited_for(request, tracker.intake.submit(prepared))
+    except Conflict:
+        raise Conflict(NAME_USED) from None
+    if created is None:
+        return Response(status_code=CLIENT_LEFT)
+    task = created.task
+    response = json_response(
+        show.task(task),
+        HTTPStatus.CREATED if created.is_new else HTTPStatus.OK,
+        headers={"location": f"/v1/tasks/{task.id}"},
+    )
+    response.background = BackgroundTask(tracker.answered, task.id)
+    return response
+
+
 async def expect_task(request: ApiRequest[Nothing, ExpectBody]) -> Response:
     """Record a task before you submit it yourself, and get a callback URL for it."""
     body = request.body
@@ -108,6 +157,7 @@ async def expect_task(request: ApiRequest[Nothing, ExpectBody]) -> Response:
         external_id=body.external_id,
         deadline=_duration(body.deadline),
         tags=tuple(body.tags),
+        metadata=body.metadata,
     )
     shown = schemas.ExpectedShown(task=show.task(expected.task), callback_url=expected.callback_url)
     return json_response(shown, HTTPStatus.CREATED)
@@ -124,6 +174,7 @@ async def adopt_task(request: ApiRequest[Nothing, AdoptBody]) -> Response:
         external_id=body.external_id,
         deadline=_duration(body.deadline),
         tags=tuple(body.tags),
+        metadata=body.metadata,
     )
     return json_response(show.task(task), HTTPStatus.CREATED)
 
@@ -132,9 +183,24 @@ def _duration(seconds: float | None) -> timedelta | None:
     return timedelta(seconds=seconds) if seconds is not None else None
 
 
+# Several kinds may share a schema.
+INPUTS: Final = tuple(dict.fromkeys(BODIES[kind].__name__ for kind in sorted(BODIES)))
+
 # Literal paths come before {ref}: the first that matches is taken.
 TASKS: Final = (
     task_endpoint("GET", "/v1/tasks", list_tasks, schemas.TaskPageShown, errors=(Forbidden,)),
+    task_endpoint(
+        "POST",
+        "/v1/tasks",
+        create_task,
+        schemas.TaskShown,
+        status=HTTPStatus.CREATED,
+        also=(HTTPStatus.OK,),
+        headers=(IDEMPOTENCY_KEY,),
+        takes_media=True,
+        alternatives={"input": INPUTS},
+        errors=(Conflict, Refused, *PROVIDER_ERRORS),
+    ),
     task_endpoint(
         "POST",
         "/v1/tasks/expect",

@@ -1,7 +1,7 @@
 """Frozen values besides the task: arriving callbacks, and the records that readers are shown."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -159,13 +159,15 @@ class AlarmCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFilter:
-    """The filter of a page of tasks. None matches all."""
+    """The filter of a page of tasks. None matches all. Of ``metadata``, every entry must match."""
 
     client: str | None = None
     statuses: tuple[Status, ...] = ()
     provider: str | None = None
     kind: str | None = None
+    model: str | None = None
     tag: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
     created_after: datetime | None = None
     created_before: datetime | None = None
 

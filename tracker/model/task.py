@@ -216,7 +216,8 @@ class Task:
     - ``duplicate_at`` is when the provider refused a submission because it already has a task with its external ID.
     - ``released`` frees the client's external ID and idempotency key for another task.
     - ``taken_by`` is the process that got the create request. ``answered_at`` is when its answer was sent.
-    - ``model`` is the requested model, if Homing submitted the task.
+    - ``model`` is the requested model, if Homing submitted the task. It is empty if the request has none.
+    - ``metadata`` are the client's own texts about the task, by name.
     - ``unsigned`` counts the callbacks without a valid signature.
     """
 
@@ -237,6 +238,7 @@ class Task:
     client_callback_url: str | None = None
     callback_requested: bool = False
     tags: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
     provider_task_id: str | None = None
     candidate_id: str | None = None
     unproven_id_from: IdSource | None = None
@@ -310,6 +312,14 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     why: str
     orphan: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """The task of a create request. It is not new if it is the task of an earlier request, which this one repeats."""
+
+    task: Task
+    is_new: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

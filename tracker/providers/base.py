@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from tracker.errors import InvalidRequest
 from tracker.model.task import Report
 from tracker.model.untrusted import JsonObject
 
@@ -225,6 +226,10 @@ class Order:
     callback_url: str | None = None
 
 
+class WrongModel(InvalidRequest):
+    """A kind with the model in its path got none, or a wrong one. Or another kind got one."""
+
+
 class Provider(Protocol):
     """A remote API. Every method is a pure function. Every provider passes the shared suite in tests/suites."""
 
@@ -242,7 +247,7 @@ class Provider(Protocol):
     def order(self, kind: str, body: JsonObject, *, model: str = "") -> Order:
         """Validate a client's create request. ``model`` is the one in its path, for kinds that have it there.
 
-        Raises: InvalidRequest, with the field and its bound.
+        Raises: InvalidRequest, with the field and its bound. WrongModel, if ``model`` does not fit the kind.
         """
 
     def authorization(self, credential: Credential, now: datetime) -> Mapping[str, str]:

@@ -14,7 +14,7 @@ import msgspec
 from tracker.errors import InvalidRequest
 from tracker.model.targets import PUBLIC_ONLY, Allowed, callback_refusal
 from tracker.model.untrusted import ID_LENGTH, JsonObject, JsonValue, identifier
-from tracker.providers.base import Order
+from tracker.providers.base import Order, WrongModel
 from tracker.providers.kling_bodies import BODIES
 from tracker.providers.kling_bounds import bound_at
 from tracker.providers.kling_fields import GROUP_MISSING, Part
@@ -67,11 +67,14 @@ def read_order(kind: str, body: JsonObject, allowed: Allowed = PUBLIC_ONLY, *, m
 
     ``model`` is the one in the path, for kinds that have it there.
 
-    Raises: InvalidRequest, with the field and its bound.
+    Raises: InvalidRequest, with the field and its bound. WrongModel, if ``model`` does not fit the kind.
     """
     dialect, shape = KINDS[kind].dialect, BODIES[kind]
-    if (dialect == "new") != bool(model) or (model and MODEL_IN_PATH.fullmatch(model) is None):
-        raise InvalidRequest(f"model must be a name in the path of {kind}, such as kling-3.0: 1 to 64 of a-z 0-9 . -")
+    if dialect == "new" and MODEL_IN_PATH.fullmatch(model) is None:
+        raise WrongModel(f"model must be a name in the path of {kind}, such as kling-3.0: 1 to 64 of a-z 0-9 . -")
+    if dialect != "new" and model:
+        where = f"Send it in the body, as {MODEL}" if dialect == "legacy" else "Leave it out"
+        raise WrongModel(f"model is not in the path of {kind}. {where}")
     body = _without_empty(body, shape)
     _check(body, shape)
     options = body if dialect == "legacy" else _options(body)

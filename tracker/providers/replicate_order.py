@@ -11,7 +11,7 @@ from typing import Final
 from tracker.errors import InvalidRequest
 from tracker.model.targets import PUBLIC_ONLY, Allowed, callback_refusal
 from tracker.model.untrusted import JsonObject, JsonValue
-from tracker.providers.base import Order
+from tracker.providers.base import Order, WrongModel
 from tracker.providers.stored_fields import canonical, stored_fields
 
 PREDICTIONS: Final = "predictions"
@@ -42,14 +42,15 @@ def read_order(body: JsonObject, allowed: Allowed = PUBLIC_ONLY, *, model: str =
 
     ``model`` is the one in the path. Without it, ``version`` of the body names the model or the version.
 
-    Raises: InvalidRequest, with the field and its bound.
+    Raises: InvalidRequest, with the field and its bound. WrongModel, if ``model`` is none.
     """
     version = body.get(VERSION)
     if model and version is not None:
-        raise InvalidRequest("version must be absent, because the path or the model names it")
+        raise InvalidRequest("version must be absent, because the model names it")
     name = model or version
     if not isinstance(name, str) or MODEL.fullmatch(name) is None:
-        raise InvalidRequest(f"{'model' if model else VERSION} must be {MODEL_FORMS}")
+        error = WrongModel if version is None else InvalidRequest
+        raise error(f"{'model' if version is None else VERSION} must be {MODEL_FORMS}")
     if not isinstance(body.get(INPUT), dict):
         raise InvalidRequest("input must be an object with the inputs of the model")
     callback_url = _callback_url(body, allowed)

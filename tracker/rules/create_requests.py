@@ -139,6 +139,8 @@ def _came_back(holder: Task, task: Task) -> Change[SubmitDecision]:
         request_hash=task.request_hash,
         model=task.model,
         client_callback_url=task.client_callback_url,
+        tags=task.tags or holder.tags,
+        metadata=task.metadata or holder.metadata,
         version=holder.version + 1,
         updated_at=task.created_at,
     )

@@ -1,8 +1,8 @@
 """Tasks that Homing does not submit: expected before, adopted after, or found at the provider."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -18,7 +18,7 @@ from tracker.rules.identity import Attach
 from tracker.rules.outcomes import Rules, begun
 from tracker.rules.polls import Resolve
 from tracker.rules.submits import RecordConfirmed, RecordExpected
-from tracker.service.arguments import bounded, distinct_tags
+from tracker.service.arguments import bounded, checked_metadata, distinct_tags
 from tracker.service.callback_urls import CallbackUrls
 from tracker.service.polling import Poll, Poller
 from tracker.service.recorder import Recorder
@@ -39,6 +39,7 @@ class TrackRequest:
     external_id: str | None = None
     deadline: timedelta | None = None
     tags: Sequence[str] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
     origin: str = ADOPT
 
 
@@ -206,6 +207,7 @@ class Adoption:
             provider_task_id=report.provider_task_id if report is not None else None,
             unproven_id_from=IdSource.OWNER if report is not None and report.external_id is None else None,
             tags=distinct_tags(request.tags),
+            metadata=checked_metadata(request.metadata),
             callback_requested=self._callback_urls.available and request.origin == "expect",
             answered_at=now,
         )

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from tracker.errors import CommitUnknown, CredentialMissing, StoreUnavailable
 from tracker.model.clock import Deadline, RandomBytes
 from tracker.model.shared_capacity import SharedCapacity
-from tracker.model.task import Task, new_task_id
+from tracker.model.task import Created, Task, new_task_id
 from tracker.providers.base import Account, KeyPair, Kind
 from tracker.rules import schedule
 from tracker.rules.create_requests import (
@@ -25,7 +25,7 @@ from tracker.rules.create_requests import (
 )
 from tracker.rules.outcomes import Rules
 from tracker.rules.submits import ORIGIN_SUBMIT, RecordLate, RecordRefused
-from tracker.service.arguments import bounded, distinct_tags
+from tracker.service.arguments import bounded, checked_metadata, distinct_tags
 from tracker.service.external_ids import ExternalIds
 from tracker.service.recorder import Recorder
 from tracker.service.submission import RETRY_LATER, Submission, SubmitRequest
@@ -95,7 +95,7 @@ class Intake:
         """
         await self._external_ids.open()
 
-    async def submit(self, request: SubmitRequest) -> Task:
+    async def submit(self, request: SubmitRequest) -> Created:
         """Record the request, send it, and return its task. ``Tracker.submit`` lists the exceptions.
 
         Both steps continue if the caller stops waiting, because every recorded request is sent.
@@ -112,7 +112,7 @@ class Intake:
             self._leave(_body_key(task), task.id if client.row_id is None else client.row_id)
             raise
 
-    async def _accept(self, request: SubmitRequest, task: Task, client: _Client) -> Task:
+    async def _accept(self, request: SubmitRequest, task: Task, client: _Client) -> Created:
         """Record a request, and send it unless a row already has it."""
         body = json.dumps(request.order.body, ensure_ascii=False).encode()
         with self._bodies.holding(task.client, len(body)):
@@ -132,11 +132,11 @@ class Intake:
                     self._returned(_body_key(task), task.id)
                     self._leave(_body_key(task), found.id)
                 sending = self._submission.sending.get(found.id)
-                return found if sending is None else await sending
+                return Created(task=found if sending is None else await sending, is_new=False)
             credential = request.account.credential
             if credential is None or (request.kind.needs_api_key and isinstance(credential, KeyPair)):
                 raise _missing_credential(request.account, request.kind)
-            return await self._submission.first(found, request)
+            return Created(task=await self._submission.first(found, request), is_new=True)
 
     def _withdraw(self, task: Task) -> None:
         """Reject a row that may or may not be committed. Its client gets the error that nothing was sent."""
@@ -207,6 +207,7 @@ class Intake:
             client_callback_url=order.callback_url,
             callback_requested=self._callbacks,
             tags=distinct_tags(request.tags),
+            metadata=checked_metadata(request.metadata),
             attempts=1,
             attempt_deadline_at=until,
             lease_owner=self._rules.owner,

@@ -6,8 +6,8 @@ recovery resolves the open outcome. An error means that nothing was created.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, assert_never
 
@@ -77,6 +77,7 @@ class SubmitRequest:
     kind: Kind
     order: Order
     tags: Sequence[str] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
     idempotency_key: str | None = None
     deadline: timedelta | None = None
     answered_later: bool = False

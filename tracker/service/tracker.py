@@ -5,37 +5,29 @@ The constructor does no I/O. ``async with`` opens the database and starts the re
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random
 from types import TracebackType
 from typing import Self
 
-from tracker.errors import InvalidRequest, NotFound
+from tracker.errors import InvalidRequest
 from tracker.model.clock import Monotonic, RandomBytes
 from tracker.model.event import NO_SOURCE
-from tracker.model.records import (
-    IN_PROCESS,
-    Arrived,
-    Check,
-    HistoryEntry,
-    Orphan,
-    SharedCallbackUrl,
-    Stats,
-    TaskFilter,
-    TaskPage,
-)
+from tracker.model.records import IN_PROCESS, Arrived, Check, SharedCallbackUrl
 from tracker.model.sinks import SinkSpec
-from tracker.model.task import SETTLED, ClientIdentity, Expected, Recorded, Status, Task, Trust
-from tracker.model.untrusted import JsonObject, identifier
+from tracker.model.targets import PUBLIC_ONLY, Allowed
+from tracker.model.task import EMPTY, SETTLED, ClientIdentity, Created, Expected, Recorded, Status, Task, Trust
+from tracker.model.untrusted import JsonObject
 from tracker.providers.base import Account, Order
 from tracker.rules.callbacks import RecordCallback
-from tracker.rules.learning import Habits
 from tracker.rules.outcomes import Rules
 from tracker.rules.schedule import Policy
 from tracker.service.adoption import Adoption, TrackRequest
-from tracker.service.arguments import kind_named, own_tasks
+from tracker.service.arguments import account_named, kind_named
 from tracker.service.budget import Budget
 from tracker.service.callback_urls import CallbackUrls
 from tracker.service.client_polls import ClientPolls
+from tracker.service.creation import CreateRequest, Creation
 from tracker.service.feed import Feed
 from tracker.service.intake import Intake
 from tracker.service.learner import Learner
@@ -46,12 +38,13 @@ from tracker.service.restoration import Restoration
 from tracker.service.sink_admin import SinkAdmin
 from tracker.service.sink_secrets import SinkSecrets
 from tracker.service.submission import Submission, SubmitRequest
+from tracker.service.task_reads import TaskReads
 from tracker.service.waiting import Waiting
 from tracker.storage.store import Store
 from tracker.transport import Sender
 
 
-class Tracker:
+class Tracker(TaskReads):
     """The methods over all tasks. Each checks what the client may do, and delegates the work to one part."""
 
     def __init__(
@@ -70,8 +63,10 @@ class Tracker:
         sink_secrets: SinkSecrets,
         source: str = NO_SOURCE,
         sinks: Sequence[SinkSpec] = (),
+        allowed_targets: Allowed = PUBLIC_ONLY,
     ) -> None:
         self.providers = accounts
+        self._account = partial(account_named, accounts)
         self.clock = clock
         self.monotonic = monotonic
         self.random_bytes = random_bytes
@@ -138,6 +133,7 @@ class Tracker:
             callbacks=public_url is not None,
             random_bytes=random_bytes,
         )
+        self._creation = Creation(accounts, allowed_targets)
 
     async def __aenter__(self) -> Self:
         await self.store.open()
@@ -162,6 +158,17 @@ class Tracker:
         await self._transport.close()
         await self.store.close()
 
+    async def create(self, client: ClientIdentity, request: CreateRequest) -> Created:
+        """Submit a task at any provider once. ``submit`` does the same with a request in the provider's own form.
+
+        Raises InvalidRequest, and the exceptions of ``submit``.
+        """
+        return await self.intake.submit(self.prepare(client, request))
+
+    def prepare(self, client: ClientIdentity, request: CreateRequest, *, answered_later: bool = False) -> SubmitRequest:
+        """Validate a create request for the intake. A large one takes a while. Raises InvalidRequest."""
+        return self._creation.prepare(client, request, answered_later=answered_later)
+
     async def submit(
         self,
         client: ClientIdentity,
@@ -169,6 +176,7 @@ class Tracker:
         order: Order,
         *,
         tags: Sequence[str] = (),
+        metadata: Mapping[str, str] = EMPTY,
         idempotency_key: str | None = None,
         deadline: timedelta | None = None,
         answered_later: bool = False,
@@ -182,18 +190,20 @@ class Tracker:
         (an ID was used with another body), StoreUnavailable, Overloaded and CredentialMissing (nothing was sent).
         """
         account = self._account(provider)
-        return await self.intake.submit(
+        created = await self.intake.submit(
             SubmitRequest(
                 client=client,
                 account=account,
                 kind=kind_named(account, order.kind),
                 order=order,
                 tags=tags,
+                metadata=metadata,
                 idempotency_key=idempotency_key,
                 deadline=deadline,
                 answered_later=answered_later,
             )
         )
+        return created.task
 
     def order(self, provider: str, kind: str, body: JsonObject, *, model: str = "") -> Order:
         """Validate a create request. A ``model`` is from the path. Raises InvalidRequest, which names the field."""
@@ -217,6 +227,7 @@ class Tracker:
         external_id: str | None = None,
         deadline: timedelta | None = None,
         tags: Sequence[str] = (),
+        metadata: Mapping[str, str] = EMPTY,
     ) -> Expected:
         """Record a task before your own code submits it. Return it with its callback URL.
 
@@ -232,6 +243,7 @@ class Tracker:
                 external_id=external_id,
                 deadline=deadline,
                 tags=tags,
+                metadata=metadata,
                 origin="expect",
             )
         )
@@ -246,6 +258,7 @@ class Tracker:
         external_id: str | None = None,
         deadline: timedelta | None = None,
         tags: Sequence[str] = (),
+        metadata: Mapping[str, str] = EMPTY,
     ) -> Task:
         """Track a task that already runs at the provider. Raises NotFound if the provider does not know it."""
         account = self._account(provider)
@@ -256,6 +269,7 @@ class Tracker:
             external_id=external_id,
             deadline=deadline,
             tags=tags,
+            metadata=metadata,
         )
         return await self._client_polls.adopt(request, provider_task_id)
 
@@ -295,18 +309,6 @@ class Tracker:
         task = await self.get(client, ref)
         return await self.adoption.resolve(client, task, self._account(task.provider), status, note)
 
-    async def get(
-        self, client: ClientIdentity, ref: str, *, provider: str | None = None, kind: str | None = None
-    ) -> Task:
-        """Return a task by any of its IDs. Raises NotFound, also for the tasks of other clients."""
-        task = None
-        if identifier(ref) is not None:
-            client_name = None if client.sees_all else client.name
-            task = await self.store.tasks.find_ref(ref, client=client_name, provider=provider, kind=kind)
-        if task is None:
-            raise NotFound("no such task")
-        return task
-
     async def fetch(self, client: ClientIdentity, ref: str, *, provider: str, kind: str) -> Task:
         """Return a task, or poll the provider once and adopt it. Raises NotFound if neither knows it."""
         account = self._account(provider)
@@ -319,23 +321,6 @@ class Tracker:
         account = self._account(provider)
         return await self._client_polls.fetch_many(client, account, kind_named(account, kind), refs)
 
-    async def find(
-        self, wanted: TaskFilter, *, client: ClientIdentity, limit: int = 50, cursor: str | None = None
-    ) -> TaskPage:
-        """Return a page of the client's tasks, newest first."""
-        return await self.store.task_pages.page(own_tasks(wanted, client), limit=limit, cursor=cursor)
-
-    async def find_numbered(
-        self, wanted: TaskFilter, *, client: ClientIdentity, offset: int, limit: int
-    ) -> Sequence[Task]:
-        """Return a numbered page of the client's tasks, newest first."""
-        return await self.store.task_pages.numbered_page(own_tasks(wanted, client), offset=offset, limit=limit)
-
-    async def history(self, client: ClientIdentity, ref: str) -> tuple[Task, Sequence[HistoryEntry]]:
-        """Return a task and its kept observations, oldest first."""
-        task = await self.get(client, ref)
-        return task, await self.store.tasks.history(task.id)
-
     async def wait(self, client: ClientIdentity, ref: str, *, timeout: timedelta) -> Task:  # noqa: ASYNC109 - returns the task, raises nothing
         """Return a task as soon as it is settled, or as it is after ``timeout``."""
         return await self._waiting.settled(client, ref, most=timeout)
@@ -343,18 +328,6 @@ class Tracker:
     async def changed(self, client: ClientIdentity, ref: str, *, since: int | None, most: timedelta) -> Task:
         """Return a task once its version differs from ``since`` (None: the present one), or as it is after ``most``."""
         return await self._waiting.changed(client, ref, since=since, most=most)
-
-    async def stats(self, client: ClientIdentity) -> Stats:
-        """Return counts of the client's tasks, or of the whole store if the client sees all tasks."""
-        return await self.store.stats(client=None if client.sees_all else client.name, now=self.clock())
-
-    async def habits(self, client: ClientIdentity) -> Habits:
-        """Return the learned schedule. It belongs to no client, so only keys with access to all clients get it."""
-        return await self.learner.lately() if client.sees_all else Habits()
-
-    async def orphans(self, *, limit: int = 100) -> Sequence[Orphan]:
-        """Return the callbacks for unknown tasks, the latest first."""
-        return await self.store.orphans.latest(limit=limit)
 
     async def check(self) -> list[Check]:
         """Return a check of each part that recording a callback needs."""
@@ -384,10 +357,3 @@ class Tracker:
     async def revoke_callback_url(self, url_id: int, *, by: str = IN_PROCESS) -> SharedCallbackUrl:
         """Revoke a shared callback URL. Requests to it then get 404. Raises NotFound."""
         return await self._callback_urls.revoke(url_id, by=by)
-
-    def _account(self, provider: str) -> Account:
-        """Return the account at a provider. Raises InvalidRequest with the known providers."""
-        account = self.providers.get(provider)
-        if account is None:
-            raise InvalidRequest(f"unknown provider {provider!r}; known: {', '.join(sorted(self.providers))}")
-        return account

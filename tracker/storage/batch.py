@@ -33,6 +33,7 @@ from tracker.storage.tables import (
     OBSERVATIONS,
     SUBMISSIONS,
     TAGS,
+    TASK_METADATA,
     TASKS,
 )
 
@@ -176,8 +177,15 @@ def _write_tasks(dialect: str, changes: Sequence[Change[Any]], before: dict[str,
         yield from bulk.update_rows(dialect, TASKS, tuple(columns), rows.task_columns(old, ("id", *columns)))
     new = [task for task in ordered if task.id not in before]
     yield from bulk.insert_rows(dialect, TASKS, TASK_COLUMNS, rows.task_columns(new, TASK_COLUMNS))
-    tags = [(tag, task.id) for task in new for tag in sorted(set(task.tags))]
+    # Only a task that a create request takes over gets other tags and metadata than it was recorded with.
+    labeled = [task for task in old if (task.tags, task.metadata) != (before[task.id].tags, before[task.id].metadata)]
+    for table in (TAGS, TASK_METADATA):
+        yield from bulk.delete_rows(dialect, table, "task_id", [task.id for task in labeled])
+    labeled += new
+    tags = [(tag, task.id) for task in labeled for tag in sorted(set(task.tags))]
     yield from bulk.insert_rows(dialect, TAGS, ("tag", "task_id"), tags)
+    metadata = [(key, value, task.id) for task in labeled for key, value in sorted(task.metadata.items())]
+    yield from bulk.insert_rows(dialect, TASK_METADATA, ("key", "value", "task_id"), metadata)
 
 
 def _write_submissions(dialect: str, changes: Sequence[Change[Any]]) -> Iterator[Statement]:

@@ -34,6 +34,11 @@ def text_column(*, nullable: bool = True, primary_key: bool = False) -> Any:  # 
     return Field(default=None, sa_type=Text, nullable=nullable and not primary_key, primary_key=primary_key)
 
 
+def renamed_text_column(name: str) -> Any:  # noqa: ANN401 - SQLModel's Field is typed Any
+    """Return a text column whose name cannot be that of its field, because SQLModel uses that name itself."""
+    return Field(default=None, sa_column=Column(name, Text))
+
+
 def bytes_column(*, nullable: bool = False) -> Any:  # noqa: ANN401 - SQLModel's Field is typed Any
     return Field(default=None, sa_type=LargeBinary, nullable=nullable)
 

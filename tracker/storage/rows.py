@@ -112,6 +112,7 @@ COLUMNS: Final[Mapping[str, Callable[[Task], Any]]] = MappingProxyType(
         "idempotency_key": lambda task: None if task.released else task.idempotency_key,
         "request": lambda task: dump(task.request),
         "tags": lambda task: dump(list(task.tags)),
+        "metadata": lambda task: dump(task.metadata) if task.metadata else None,
         "status": lambda task: ENUM_VALUES[task.status],
         "unproven_id_from": lambda task: None if task.unproven_id_from is None else task.unproven_id_from.value,
         "conflict_statuses": lambda task: ",".join(task.conflict_statuses) or None,
@@ -176,6 +177,8 @@ def task_from_columns(columns: Sequence[Any]) -> Task:
     )
     values["request"] = {} if values["request"] == "{}" else _decode(values["request"])
     values["tags"] = () if values["tags"] == "[]" else tuple(_decode(values["tags"]))
+    metadata = values["metadata"]
+    values["metadata"] = {} if metadata is None else _decode(metadata)
     values["facts"] = {} if values["facts"] == "{}" else _facts(values["facts"])
     values["unsigned"] = values["unsigned"] or 0
     values["callback_requested"] = bool(values["callback_requested"])

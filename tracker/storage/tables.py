@@ -13,6 +13,7 @@ from sqlmodel import Field
 from tracker.storage.columns import TableRow
 from tracker.storage.columns import bytes_column as _bytes
 from tracker.storage.columns import only as _only
+from tracker.storage.columns import renamed_text_column as _renamed_text
 from tracker.storage.columns import row_id as _row_id
 from tracker.storage.columns import table_of as _table
 from tracker.storage.columns import text_column as _text
@@ -78,6 +79,12 @@ class TaskRow(TableRow, table=True):
             "lease_owner",
             **_only("lease_owner IS NOT NULL"),
         ),
+        Index(
+            "ix_tasks_model",
+            "model",
+            "id",
+            **_only("model IS NOT NULL"),
+        ),
     )
 
     id: str = _text(primary_key=True)
@@ -129,6 +136,7 @@ class TaskRow(TableRow, table=True):
     taken_by: str | None = _text()
     answered_at: int | None = _time()
     model: str | None = _text()
+    client_metadata: str | None = _renamed_text("metadata")
 
 
 class TagRow(TableRow, table=True):
@@ -138,6 +146,17 @@ class TagRow(TableRow, table=True):
     __table_args__ = (Index("ix_task_tags_task", "task_id"),)
 
     tag: str = _text(primary_key=True)
+    task_id: str = Field(sa_type=Text, primary_key=True, foreign_key="tasks.id", ondelete="CASCADE")
+
+
+class MetadataRow(TableRow, table=True):
+    """One entry of the metadata of one task, for the filter."""
+
+    __tablename__: ClassVar[str] = "task_metadata"
+    __table_args__ = (Index("ix_task_metadata_task", "task_id"),)
+
+    key: str = _text(primary_key=True)
+    value: str = _text(primary_key=True)
     task_id: str = Field(sa_type=Text, primary_key=True, foreign_key="tasks.id", ondelete="CASCADE")
 
 
@@ -348,6 +367,7 @@ class AuditRow(TableRow, table=True):
 # The same tables for Core statements.
 TASKS: Final = _table(TaskRow)
 TAGS: Final = _table(TagRow)
+TASK_METADATA: Final = _table(MetadataRow)
 SUBMISSIONS: Final = _table(SubmissionRow)
 OBSERVATIONS: Final = _table(ObservationRow)
 EVENTS: Final = _table(EventRow)

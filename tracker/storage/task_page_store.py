@@ -4,21 +4,25 @@ Two indexes name every task by (its client,) its provider, kind, status and ID. 
 index has the tasks in the order of their IDs. So a page is the newest part of a few ranges: one for each provider, kind
 and status that the filter leaves open. A range is written as a comparison of rows in the order of the index's columns.
 Only that index returns it without sorting, so a planner chooses it for any statistics of the data.
+
+The model, the tag and the metadata of a task are its *labels*. Each label has an index in the order of the task IDs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import cycle
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, bindparam, select, tuple_, union_all
+from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Select, Text, bindparam, select, tuple_, union_all
 
 from tracker.model.records import TaskFilter, TaskPage
 from tracker.model.task import Status, Task, new_task_id
 from tracker.storage import rows
 from tracker.storage.engine.plans import aside
 from tracker.storage.engine.table_store import TableStore, read_transaction
-from tracker.storage.tables import TAGS, TASKS
+from tracker.storage.tables import TAGS, TASK_METADATA, TASKS
 
 BY_CLIENT: Final = ("client", "provider", "kind", "status")
 BY_KIND: Final = ("provider", "kind", "status")
@@ -28,10 +32,35 @@ END: Final = "z"
 FOREVER: Final = 1 << 62
 LEAST: Final = bytes(10)
 MILLISECOND: Final = timedelta(milliseconds=1)
-# Up to this number of tasks that pass a filter, search them for the tag. Otherwise filter the tasks with the tag.
+# The number of tasks that one step of a search reads. If not more pass the filter, their labels are compared at once.
 FEW: Final = 500
 
 Values = tuple[str, ...]
+# The columns and the number of the ranges, and whether they are limited to a time.
+Shape = tuple[Values, int, bool]
+# Return the next IDs before one, and find the tasks among some IDs.
+Read = Callable[[str], Sequence[str]]
+Matching = Callable[[Sequence[str]], Select[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A label of a filter. ``index`` are its columns and the task ID, ``values`` the values of its columns."""
+
+    index: tuple[Column[str], ...]
+    values: Values
+
+    def among(self, ids: Sequence[str]) -> Select[Any]:
+        """Find the tasks among ``ids`` that have the label."""
+        *columns, task_id = self.index
+        equal = [column == value for column, value in zip(columns, self.values, strict=True)]
+        return select(task_id).where(*equal, task_id.in_(ids)).correlate(None)
+
+    def newest(self, connection: Connection, window: Mapping[str, Any], most: int) -> Sequence[str]:
+        """Return the IDs of the newest tasks in the window that have the label."""
+        named = {_of_label(n): value for n, value in enumerate(self.values)}
+        bounds = {name: window[name] for name in ("first", "last")}
+        return connection.execute(_labeled_before(self.index), {**bounds, **named, "most": most}).scalars().all()
 
 
 class TaskPageStore(TableStore):
@@ -60,33 +89,64 @@ def _find(
     timed = wanted.created_after is not None or wanted.created_before is not None
     shape = (columns, len(ranges), timed)
     values = _window(wanted, before) | _named(columns, ranges)
-    if wanted.tag is None:
+    labels = _labels(wanted)
+    if not labels:
         part = {"most": limit + offset, "skipped": offset, "limit": limit}
         return _tasks(connection, _page(*shape), values | part)
     if columns:
         few = connection.execute(_newest(*shape).limit(FEW + 1), values | {"most": FEW + 1}).scalars().all()
         if len(few) <= FEW:
-            return _tasks(connection, _tagged_of(few, wanted.tag).limit(limit).offset(offset))
-    return _tagged(connection, wanted, values, limit + offset)[offset:]
+            return _tasks(connection, _labeled(few, labels).limit(limit).offset(offset))
+    return _search(connection, wanted, shape, values, limit + offset)[offset:]
 
 
-def _tagged(connection: Connection, wanted: TaskFilter, values: Mapping[str, Any], most: int) -> list[Task]:
-    """Search the tasks with the tag, newest first, for tasks that pass the rest of the filter."""
-    conditions = _conditions(wanted)
-    some = FEW if conditions else most
+def _search(
+    connection: Connection, wanted: TaskFilter, shape: Shape, window: Mapping[str, Any], most: int
+) -> list[Task]:
+    """Search two sets of tasks in turn: those with one of the labels, and those that pass the rest of the filter.
+
+    The search ends as soon as one of them has the page. So a client with few tasks of its own never waits for a search
+    through the many tasks of others that have the same label.
+    """
+    labels, conditions = _rarest_first(connection, _labels(wanted), window), _conditions(wanted)
+    label, *others = labels
+    some = FEW if conditions or others else most
+
+    def with_label(last: str) -> Sequence[str]:
+        return label.newest(connection, {**window, "last": last}, some)
+
+    def in_ranges(last: str) -> Sequence[str]:
+        ids = connection.execute(_newest_in_order(*shape), {**window, "last": last, "most": FEW})
+        return ids.scalars().all()
+
+    ways = [_walk(connection, with_label, partial(_labeled, labels=others, conditions=conditions), some, most, window)]
+    if shape[0]:
+        ways.append(_walk(connection, in_ranges, partial(_labeled, labels=labels), FEW, most, window))
+    return next(found for found in map(next, cycle(ways)) if found is not None)
+
+
+def _walk(
+    connection: Connection, read: Read, matching: Matching, some: int, most: int, window: Mapping[str, Any]
+) -> Iterator[list[Task] | None]:
+    """Search a set of tasks, newest first. Each step reads ``some`` IDs. The last yields at most ``most`` tasks."""
     found: list[Task] = []
-    last = values["last"]
-    while len(found) < most:
-        ids = (
-            connection.execute(_tagged_before(), {**values, "tag": wanted.tag, "last": last, "most": some})
-            .scalars()
-            .all()
-        )
-        found += _tasks(connection, _as_wanted(ids, conditions).limit(most - len(found)))
-        if len(ids) < some:
-            break
+    last = window["last"]
+    while True:
+        ids = read(last)
+        found += _tasks(connection, matching(ids).limit(most - len(found)))
+        if len(found) >= most or len(ids) < some:
+            yield found
+            return
         last = ids[-1]
-    return found
+        yield None
+
+
+def _rarest_first(connection: Connection, labels: Sequence[Label], window: Mapping[str, Any]) -> Sequence[Label]:
+    """Return the labels with a rare one first, if there is one: the search reads all tasks with the first label."""
+    for label in labels if len(labels) > 1 else ():
+        if len(label.newest(connection, window, FEW)) < FEW:
+            return [label, *(other for other in labels if other is not label)]
+    return labels
 
 
 def _tasks(connection: Connection, statement: Select[Any], values: Mapping[str, Any] | None = None) -> list[Task]:
@@ -94,6 +154,16 @@ def _tasks(connection: Connection, statement: Select[Any], values: Mapping[str, 
 
 
 # ---- what to read
+
+
+def _labels(wanted: TaskFilter) -> list[Label]:
+    index = TASK_METADATA.c.key, TASK_METADATA.c.value, TASK_METADATA.c.task_id
+    labels = [Label(index, entry) for entry in wanted.metadata.items()]
+    if wanted.tag is not None:
+        labels.append(Label((TAGS.c.tag, TAGS.c.task_id), (wanted.tag,)))
+    if wanted.model is not None:
+        labels.append(Label((TASKS.c.model, TASKS.c.id), (wanted.model,)))
+    return labels
 
 
 def _ranges(connection: Connection, wanted: TaskFilter) -> tuple[Values, Sequence[Values]]:
@@ -148,6 +218,13 @@ def _page(columns: Values, count: int, timed: bool) -> Select[Any]:  # noqa: FBT
 
 
 @lru_cache
+def _newest_in_order(columns: Values, count: int, timed: bool) -> Select[Any]:  # noqa: FBT001 - a cache's key
+    """Find the IDs of the ``most`` newest tasks in all ranges together."""
+    newest = _newest(columns, count, timed).subquery()
+    return select(newest.c.id).order_by(newest.c.id.desc()).limit(_number("most"))
+
+
+@lru_cache
 def _newest(columns: Values, count: int, timed: bool) -> Select[Any]:  # noqa: FBT001 - a cache's key
     """Find the IDs of the newest tasks in each of ``count`` ranges, ``most`` of each."""
     index = [TASKS.c[name] for name in (*columns, "id")]
@@ -166,24 +243,24 @@ def _newest(columns: Values, count: int, timed: bool) -> Select[Any]:  # noqa: F
 
 
 @lru_cache
-def _tagged_before() -> Select[Any]:
-    """Find the IDs of the newest tasks that have a tag."""
-    index = [TAGS.c.tag, TAGS.c.task_id]
-    within = _between(index, [bindparam("tag", type_=Text)])
-    return select(TAGS.c.task_id).where(*within).order_by(*(each.desc() for each in index)).limit(_number("most"))
+def _labeled_before(index: tuple[Column[str], ...]) -> Select[Any]:
+    """Find the IDs of the newest tasks that have a label."""
+    within = _between(index, [bindparam(_of_label(n), type_=Text) for n in range(len(index) - 1)])
+    # The index of the models has no rows without a model. The comparison of rows alone does not show that none matches.
+    within.append(index[0].is_not(None))
+    return select(index[-1]).where(*within).order_by(*(each.desc() for each in index)).limit(_number("most"))
 
 
-def _as_wanted(ids: Sequence[str], conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
-    return select(TASKS).where(TASKS.c.id.in_(ids), *conditions).order_by(TASKS.c.id.desc())
-
-
-def _tagged_of(ids: Sequence[str], tag: str) -> Select[Any]:
-    tagged = select(TAGS.c.task_id).where(TAGS.c.tag == tag, TAGS.c.task_id.in_(ids))
-    return select(TASKS).where(TASKS.c.id.in_(tagged)).order_by(TASKS.c.id.desc())
+def _labeled(
+    ids: Sequence[str], labels: Sequence[Label], conditions: Sequence[ColumnElement[bool]] = ()
+) -> Select[Any]:
+    """Find the tasks among ``ids`` that have all labels and pass the conditions."""
+    having = [TASKS.c.id.in_(label.among(ids)) for label in labels]
+    return select(TASKS).where(TASKS.c.id.in_(ids), *having, *conditions).order_by(TASKS.c.id.desc())
 
 
 def _conditions(wanted: TaskFilter) -> list[ColumnElement[bool]]:
-    """Return the conditions of the filter except the tag."""
+    """Return the conditions of the filter except the labels."""
     named = {"client": wanted.client, "provider": wanted.provider, "kind": wanted.kind}
     conditions = [aside(TASKS.c[name]) == value for name, value in named.items() if value is not None]
     if wanted.statuses:
@@ -211,6 +288,10 @@ def _between(index: Sequence[ColumnElement[Any]], named: Sequence[ColumnElement[
 
 def _in_range(name: str, number: int) -> str:
     return f"{name}_in_range_{number}"
+
+
+def _of_label(number: int) -> str:
+    return f"label_{number}"
 
 
 def _number(name: str) -> ColumnElement[int]:

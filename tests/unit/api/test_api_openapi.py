@@ -33,13 +33,14 @@ from tracker.api.app import endpoints
 from tracker.api.gateway import PREFIXES
 from tracker.api.http.openapi import describe, errors_of
 from tracker.api.http.route import ApiRoute, RouteIndex
-from tracker.errors import InvalidRequest
+from tracker.errors import InvalidRequest, Refused
 from tracker.model.event import JSON_TYPE
 from tracker.providers.kling import Kling
 from tracker.providers.kling_bodies import BODIES as BODIES_OF_KINDS
 
 DOCUMENT: dict[str, Any] = dict(describe(endpoints()))
 BODIES: dict[str, dict[str, Any]] = {
+    "create_task": {"provider": "kling", "kind": OMNI, "input": {"prompt": "a cat", "anything": [1]}},
     "expect_task": {"provider": "kling", "kind": OMNI},
     "adopt_task": {"provider": "kling", "kind": OMNI, "provider_task_id": "8009"},
     "attach_task": {"provider_task_id": "8001"},
@@ -71,6 +72,8 @@ VALUES = {
     "kind": OMNI,
     "client": "local",
     "tag": "spring",
+    "model": "kling-v3-omni",
+    "metadata": "17",
     "created_after": "2026-11-23T12:00:00Z",
     "created_before": "2026-11-23T12:00:00Z",
     "limit": "1",
@@ -194,7 +197,8 @@ def test_operation_accepts_and_returns_as_documented(
             for parameter in operation["parameters"]:
                 if parameter["in"] == "query":
                     where = address.replace("/shop/secret", "/callbacks/secret")
-                    params = {parameter["name"]: VALUES[parameter["name"]]}
+                    key = "[order]" if parameter.get("style") == "deepObject" else ""
+                    params = {parameter["name"] + key: VALUES[parameter["name"]]}
                     taken = await client.request(method.upper(), where, params=params, json=body)
                     assert taken.is_success, (params, taken.text)
         return undocumented
@@ -207,7 +211,8 @@ def test_operation_accepts_and_returns_as_documented(
 async def test_operation_errors_are_documented(method: str, path: str, operation: dict[str, Any]) -> None:
     endpoint = next(e for e in endpoints() if (e.method.lower(), e.path) == (method, path))
     for error in errors_of(endpoint):
-        refusal = endpoint.dialect.refuse(error("made up"), "made-up-id")
+        details: dict[str, Any] = {"http_status": 400, "code": 1301, "task_id": "hm1"} if error is Refused else {}
+        refusal = endpoint.dialect.refuse(error("made up", **details), "made-up-id")
         content = operation["responses"][str(refusal.status_code)]["content"].get(refusal.headers["content-type"])
         assert content is not None, (error, refusal.status_code)
 

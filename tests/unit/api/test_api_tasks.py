@@ -137,13 +137,24 @@ FILTERS: dict[str, Sequence[int]] = {
     f"kind={OMNI}&provider=kling": [3, 2, 1],
     "kind=videos/text2video": [],
     "tag=spring": [1],
+    "model=fast": [3, 1],
+    "model=fas": [],
+    "metadata[order]=17": [2, 1],
+    "metadata%5Border%5D=17&metadata[stage]=a%20b": [1],
+    "metadata[order]=17&tag=spring&model=fast": [1],
+    "metadata[order]=": [],
+    "metadata[odd]]=": [3],
     "created_after=2026-11-23T12:00:01Z": [3, 2],
     "created_after=2026-11-23T13:00:01%2B01:00&created_before=2026-11-23T12:00:02Z": [2],
 }
 
 
 async def test_tasks_are_filtered(api: ApiHarness) -> None:
-    tasks = [a_task(1, tags=("spring",)), a_task(2, status=Status.FAILED), a_success(3)]
+    tasks = [
+        a_task(1, tags=("spring",), model="fast", metadata={"order": "17", "stage": "a b"}),
+        a_task(2, status=Status.FAILED, metadata={"order": "17"}),
+        a_success(3, model="fast", metadata={"odd]": ""}),
+    ]
     await api.add(*tasks)
 
     async with api.client() as client:
@@ -182,6 +193,15 @@ async def test_cursor_walks_all_pages(api: ApiHarness) -> None:
         "created_after=1900-01-01T00:00:00Z",
         "created_before=9999-12-31T23:59:59Z",
         "tag=%00",
+        "model=%00",
+        "metadata=17",
+        "metadata[order]=1&metadata[order]=2",
+        "metadata[]=1",
+        "metadata[order]=%00",
+        f"metadata[{'x' * 65}]=1",
+        f"metadata[order]={'x' * 501}",
+        "&".join(f"metadata[{number}]=1" for number in range(6)),
+        "tag[a]=1",
         "cursor=%0A",
         "stauts=failed",
         "kind=",
@@ -190,7 +210,7 @@ async def test_cursor_walks_all_pages(api: ApiHarness) -> None:
 async def test_invalid_query_is_refused_by_name(query: str) -> None:
     async with closed_client() as client:
         detail = is_problem(await client.get(f"/v1/tasks?{query}"), 400, "invalid-request")
-    assert query.partition("=")[0] in detail
+    assert query.partition("=")[0].partition("[")[0] in detail
 
 
 async def test_history_shows_bodies_only_to_all_clients_keys(api: ApiHarness) -> None:
@@ -312,12 +332,13 @@ async def test_expect_returns_task_and_callback_url(api: ApiHarness) -> None:
     body = {"provider": "kling", "kind": OMNI, "external_id": "mine-1", "deadline": 90, "tags": ["spring"]}
 
     async with api.client() as client:
-        reply = await client.post("/v1/tasks/expect", json=body)
+        reply = await client.post("/v1/tasks/expect", json=body | {"metadata": {"order": "17"}})
 
     (task,) = await api.tasks()
     token = reply.json()["callback_url"].removeprefix(f"{PUBLIC_URL}/callbacks/kling/")
     assert (reply.status_code, api.tracker.task_of_token("kling", token)) == (201, task.id)
     assert (reply.json()["task"]["id"], reply.json()["task"]["tags"]) == (task.id, ["spring"])
+    assert (reply.json()["task"]["metadata"], reply.json()["task"]["model"]) == ({"order": "17"}, None)
     assert (task.external_id, task.deadline_at - task.created_at) == ("mine-1", timedelta(seconds=90))
 
 
@@ -330,14 +351,17 @@ async def test_attach_and_adopt_set_provider_task_id(api: ApiHarness) -> None:
     async with api.client() as client:
         attached = await client.patch(f"/v1/tasks/{task.id}", json={"provider_task_id": "8001"})
         adopted = await client.post(
-            "/v1/tasks/adopt", json={"provider": "kling", "kind": OMNI, "provider_task_id": "8002"}
+            "/v1/tasks/adopt",
+            json={"provider": "kling", "kind": OMNI, "provider_task_id": "8002", "metadata": {"order": "17"}},
         )
+        found = await client.get("/v1/tasks?metadata[order]=17")
 
     assert attached.json()["provider_task_id"] == "8001"
     assert (adopted.status_code, adopted.json()["provider_task_id"]) == (201, "8002")
+    assert [task["metadata"] for task in found.json()["tasks"]] == [{"order": "17"}]
 
 
-ALL = "client, created_after, created_before, cursor, kind, limit, provider, status, tag"
+ALL = "client, created_after, created_before, cursor, kind, limit, metadata, model, provider, status, tag"
 
 
 @pytest.mark.parametrize(
@@ -396,6 +420,14 @@ GOOD = {"provider": "kling", "kind": OMNI}
         {**GOOD, "tags": "spring"},
         {**GOOD, "tags": ["x"] * 21},
         {**GOOD, "tags": ["\u202e"]},
+        {**GOOD, "metadata": ["order"]},
+        {**GOOD, "metadata": {"order": 17}},
+        {**GOOD, "metadata": {"order": {"number": "17"}}},
+        {**GOOD, "metadata": {"": "17"}},
+        {**GOOD, "metadata": {"k" * 65: "17"}},
+        {**GOOD, "metadata": {"order": "x" * 501}},
+        {**GOOD, "metadata": {"order": "a\nb"}},
+        {**GOOD, "metadata": {str(number): "" for number in range(51)}},
         {**GOOD, "surprise": 1},
     ],
 )
@@ -455,10 +487,10 @@ async def test_unknown_path_is_problem_that_names_openapi_json(path: str) -> Non
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("DELETE", "/v1/tasks", "GET"),
+        ("DELETE", "/v1/tasks", "GET, POST"),
         ("PUT", "/v1/tasks/a", "GET, PATCH"),
         ("GET", "/v1/tasks/a/poll", "POST"),
-        ("OPTIONS", "/v1/tasks", "GET"),
+        ("OPTIONS", "/v1/tasks", "GET, POST"),
         ("BREW", "/healthz", "GET"),
     ],
 )
@@ -480,7 +512,6 @@ async def test_wrong_method_is_problem_that_names_allowed_ones(method: str, path
         (Overloaded("no", retry_after=timedelta(seconds=1.2)), 503, "overloaded", "2"),
         (ProviderUnavailable("no"), 503, "provider-unavailable", "5"),
         (CredentialMissing("no"), 503, "credential-missing", "5"),
-        (Refused("no", http_status=429, code=1303, task_id="hm1"), 429, "refused", None),
         (HomingError("no"), 500, "homing-error", None),
     ],
 )
@@ -497,6 +528,27 @@ def test_error_is_problem_with_its_own_status(error: HomingError, status: int, k
         "request_id": "made-up-id",
     }
     assert answer.headers.get("retry-after") == retry
+
+
+@pytest.mark.parametrize("theirs", [200, 400, 403, 429])
+def test_refusal_is_problem_with_provider_code(theirs: int) -> None:
+    """The provider may refuse with any status, even with 200. A problem document never has that."""
+    refused = PROBLEMS.refuse(Refused("risk", http_status=theirs, code=1301, task_id="hm1"), "made-up-id")
+    busy = PROBLEMS.refuse(
+        Refused("slots", http_status=theirs, code=1303, task_id="hm1", retry_after=timedelta(seconds=2)), "made-up-id"
+    )
+
+    assert (refused.status_code, refused.headers.get("retry-after")) == (422, None)
+    assert (busy.status_code, busy.headers.get("retry-after")) == (429, "2")
+    assert json.loads(bytes(refused.body)) == {
+        "type": "urn:homing:problem:refused",
+        "title": "Refused by the provider",
+        "status": 422,
+        "detail": "risk",
+        "request_id": "made-up-id",
+        "provider_code": "1301",
+        "task_id": "hm1",
+    }
 
 
 async def test_tracker_errors_are_returned_as_problems(api: ApiHarness) -> None:

@@ -24,8 +24,8 @@ COLUMNS_OF: Final[Mapping[str, Collection[str]]] = {"precedence": ("precedence_p
 NOT_IN_EVENTS: Final = frozenset(
     {
         *("id", "provider", "kind", "account", "client", "origin", "created_at", "deadline_at", "version"),
-        *("external_id", "sent_external_id", "idempotency_key", "request", "request_hash", "tags", "model"),
-        *("client_callback_url", "candidate_id", "unproven_id_from", "taken_by", "released", "unsigned"),
+        *("external_id", "sent_external_id", "idempotency_key", "request", "request_hash", "tags", "metadata"),
+        *("model", "client_callback_url", "candidate_id", "unproven_id_from", "taken_by", "released", "unsigned"),
         *("attempts", "attempt_deadline_at", "not_found", "duplicate_at", "answered_at", "quiet_polls"),
         *("lease_owner", "lease_until"),
     }
@@ -35,7 +35,7 @@ SHOWN_OTHERWISE: Final = frozenset({"status_trust", "conflict_statuses", "facts"
 # Clients never see these.
 HIDDEN: Final = frozenset(
     {
-        *("account", "sent_external_id", "idempotency_key", "request_hash", "client_callback_url", "model"),
+        *("account", "sent_external_id", "idempotency_key", "request_hash", "client_callback_url"),
         *("candidate_id", "unproven_id_from", "taken_by", "released", "unsigned", "precedence"),
         *("attempts", "attempt_deadline_at", "not_found", "duplicate_at", "answered_at", "quiet_polls"),
         *("lease_owner", "lease_until"),

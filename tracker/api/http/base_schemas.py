@@ -29,3 +29,5 @@ class ProblemShown(Shown):
     status: int
     detail: Annotated[str, Field(description="What is wrong and what to do.")]
     request_id: str
+    provider_code: Annotated[str | None, Field(description="The provider's code, if it refused the request.")] = None
+    task_id: Annotated[str | None, Field(description="The task whose history shows the refused request.")] = None

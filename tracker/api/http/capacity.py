@@ -88,6 +88,11 @@ class RequestResources:
         self._capacity.bodies.take(self._client, size)
         self._bytes += size
 
+    @property
+    def body_bytes(self) -> int:
+        """The counted bytes of the body."""
+        return self._bytes
+
     def release_bytes(self) -> None:
         """Stop counting the body, because it is no longer in memory or is counted elsewhere."""
         if self._bytes:

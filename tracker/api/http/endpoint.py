@@ -1,6 +1,6 @@
 """The declaration of an endpoint. Its route and its entry in /openapi.json both come from this one value."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -78,6 +78,8 @@ class ApiEndpoint:
     - ``reply``: the schema of the answer. ``also``: more statuses with that schema. ``bare``: statuses without a body.
     - ``streams``: the media type, if the answer may be a stream instead.
     - ``errors``: errors that only this endpoint raises. ``headers``: request headers that it reads.
+    - ``takes_media``: the body may be as large as those of the gateway, and ``answer`` releases its bytes.
+    - ``alternatives``: for a field of the body, the names of schemas that other endpoints document. Its value has one.
     - ``documented_body``: the schemas of a body that ``answer`` reads itself.
     - ``all_clients``: a key that sees all clients is required. ``secured``: a key is required.
     """
@@ -97,6 +99,8 @@ class ApiEndpoint:
     streams: str | None = None
     errors: tuple[type[HomingError], ...] = ()
     documented_body: BodySchemas | None = None
+    takes_media: bool = False
+    alternatives: Mapping[str, Sequence[str]] = field(default_factory=dict)
     headers: tuple[Header, ...] = ()
     all_clients: bool = False
     secured: bool = True

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
@@ -124,7 +124,10 @@ def _parameters(endpoint: ApiEndpoint) -> list[JsonValue]:
     schema = endpoint.query.model_json_schema(ref_template=REF_TEMPLATE)
     for name, field in schema.get("properties", {}).items():
         required = name in schema.get("required", [])
-        parameters.append({"name": name, "in": "query", "required": required, "schema": field})
+        parameter: JsonObject = {"name": name, "in": "query", "required": required, "schema": field}
+        if field.get("type") == "object":
+            parameter |= {"style": "deepObject", "explode": True}
+        parameters.append(parameter)
     return [*parameters, *(_text_parameter(header.name, "header", header.max_length) for header in endpoint.headers)]
 
 
@@ -150,6 +153,10 @@ def _schemas(endpoints: Sequence[ApiEndpoint]) -> dict[str, JsonValue]:
     for endpoint in endpoints:
         if endpoint.documented_body is not None:
             kept |= endpoint.documented_body.schemas
+        for name, alternatives in endpoint.alternatives.items():
+            # References cost little, also to many large schemas.
+            schema: Any = kept[endpoint.body.__name__]
+            schema["properties"][name]["anyOf"] = [_reference(one) for one in alternatives]
     return kept
 
 

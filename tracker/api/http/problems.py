@@ -18,6 +18,7 @@ from tracker.errors import (
     NotAuthenticated,
     Refused,
     ServiceError,
+    TooMany,
     TooSlow,
 )
 
@@ -46,15 +47,20 @@ class ErrorDialect:
 
 def refuse_with_problem(error: HomingError, request_id: str) -> Response:
     """Return the response with the problem document of an error."""
+    refused = error if isinstance(error, Refused) else None
+    # The provider may refuse with any status, even with 200.
+    busy = refused is not None and refused.retry_after is not None
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
     problem = ProblemShown(
         type=f"urn:homing:problem:{kind}",
         title=error.title,
-        status=error.http_status if isinstance(error, Refused) else error.status,
+        status=TooMany.status if busy else error.status,
         detail=detail_of(error),
         request_id=request_id,
+        provider_code=None if refused is None else str(refused.code),
+        task_id=None if refused is None else refused.task_id,
     )
-    body = problem.model_dump_json().encode()
+    body = problem.model_dump_json(exclude_none=True).encode()
     return Response(body, status_code=problem.status, media_type=PROBLEM_TYPE, headers=headers_of(error))
 
 

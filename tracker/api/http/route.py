@@ -36,6 +36,8 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 SINGLE_HEADERS: Final = ("authorization", "host")
 LOGGED_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 MAX_FAULTS_SHOWN: Final = 3
+# A parameter with a key, such as metadata[order].
+KEYED_PARAMETER: Final = re.compile(r"(\w+)\[(.*)\]", re.DOTALL)
 REPEATED_SLASHES: Final = re.compile("/{2,}")
 # The client of a request that needs no key.
 NO_CLIENT: Final = ClientIdentity(name="")
@@ -102,7 +104,7 @@ class RequestHandler:
             client = self.guard.admit(request.headers, peer, self.tracker.clock())
             resources.admit(client.name)
         query = _read_query(endpoint.query, request.query_params)
-        body = Nothing() if endpoint.body is Nothing else await self._read_body(endpoint.body, request, resources)
+        body = Nothing() if endpoint.body is Nothing else await self._read_body(endpoint, request, resources)
         if endpoint.all_clients and not client.sees_all:
             raise Forbidden("this path needs a key that sees all clients. Set one as name*:key in HOMING_API_KEYS")
         return await endpoint.answer(
@@ -118,13 +120,17 @@ class RequestHandler:
             )
         )
 
-    async def _read_body(self, model: type[ModelT], request: Request, resources: RequestResources) -> ModelT:
+    async def _read_body(self, endpoint: ApiEndpoint, request: Request, resources: RequestResources) -> BaseModel:
         require_json(request)
-        limits = self.capacity.limits
-        raw = await read_body(request, resources, limit=limits.body, within=limits.body_time)
+        limits, model = self.capacity.limits, endpoint.body
+        limit, within = limits.body, limits.body_time
+        if endpoint.takes_media:
+            limit, within = limits.gateway_body, limits.gateway_body_time
+        raw = await read_body(request, resources, limit=limit, within=within)
         large = len(raw) > READ_IN_THREAD
         body = await asyncio.to_thread(_parse_body, model, raw) if large else _parse_body(model, raw)
-        resources.release_bytes()
+        if not endpoint.takes_media:
+            resources.release_bytes()
         return body
 
 
@@ -186,17 +192,27 @@ class RouteIndex(BaseRoute):
 
 
 def _read_query(model: type[ModelT], query: QueryParams) -> ModelT:
-    """Validate a query. A field that is a list may be repeated. Any other field may not."""
-    values: dict[str, object] = {}
+    """Validate a query. A field that is a list may be repeated. Any other field may not.
+
+    A field that is a mapping takes parameters with a key: ``metadata[order]=17``.
+    """
+    defaults = {name: field.default for name, field in model.model_fields.items()}
+    values: dict[str, Any] = {}
     for name in query:
         given = query.getlist(name)
-        field = model.model_fields.get(name)
-        if field is not None and isinstance(field.default, list):
+        keyed = KEYED_PARAMETER.fullmatch(name)
+        known = keyed[1] if keyed is not None and isinstance(defaults.get(keyed[1]), dict) else name
+        if isinstance(defaults.get(known), list):
             values[name] = given
-        elif field is not None and len(given) > 1:
+            continue
+        if known in defaults and len(given) > 1:
             raise InvalidRequest(f"{name:.80} is repeated. Send it once")
-        else:
+        if not isinstance(defaults.get(known), dict):
             values[name] = given[0]
+        elif keyed is not None:
+            values.setdefault(known, {})[keyed[2]] = given[0]
+        else:
+            raise InvalidRequest(f"{name} needs a key. Send {name}[KEY]=VALUE")
     try:
         return model.model_validate(values)
     except ValidationError as error:
