@@ -205,8 +205,9 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
             # A conflict ends after its own time.
             return planned_at if again_at is None else min(again_at, self.now + self.rules.policy.conflict_gap)
         if is_nameless(planned):
-            # Only the deadline is left to wait for.
-            return None if planned.status in SETTLED else planned.deadline_at
+            # Only the deadline is left to wait for, or a search of the provider's list.
+            until = planned.deadline_at
+            return None if planned.status in SETTLED else min(again_at or until, until)
         if not self.result.sent and is_nameless(self.polled):
             # An ID came while this poll was waiting.
             return task.next_poll_at or planned_at

@@ -35,6 +35,7 @@ from tracker.rules.polls import BATCH_QUERY, Failure, PollResult, RecordPoll
 from tracker.rules.recovery import Denial
 from tracker.service.account_watch import CREDENTIAL_REFUSED, AccountWatch
 from tracker.service.callback_urls import CallbackUrls
+from tracker.service.list_search import is_searchable, next_search_at, search
 from tracker.service.lookups import TRUSTED_FOR, Lookups, can_prove, lookup_seen, takes_external_id
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
@@ -65,7 +66,8 @@ class PollAnswer:
 class Poll:
     """One poll of a task: ``reply_to`` says by which ID, ``at`` when.
 
-    ``forget`` drops the candidate ID if the poll finds no task. ``seen`` holds the observed capabilities of the URL.
+    ``forget`` drops the candidate ID if the poll finds no task. ``again_at`` is the time of the next search.
+    ``seen`` holds the observed capabilities of the URL.
     """
 
     task: Task
@@ -73,6 +75,7 @@ class Poll:
     at: datetime
     reply_to: ReplyTo = ReplyTo.PROVIDER_ID
     forget: bool = False
+    again_at: datetime | None = None
     seen: tuple[Seen, ...] = ()
 
 
@@ -145,6 +148,8 @@ class Poller:
         if own is not None:
             outcome = await self.query(account, task.kind, own, external=task.provider_task_id is None)
         if isinstance(outcome, Found | Busy | BadCredential) or not await self._may_guess(task, account, poll.at):
+            if own is None and is_searchable(task, account, poll.at, self._rules.policy):
+                return await self._searched(poll)
             return await self._record_own(poll, outcome)
         assert task.candidate_id is not None
         guess = await self.query(account, task.kind, task.candidate_id)
@@ -178,6 +183,17 @@ class Poller:
             return task.attempts == 0
         return not await self.lookups.proven(account, task.kind)
 
+    async def _searched(self, poll: Poll) -> PollAnswer:
+        """Search the provider's list for a submission with a lost reply."""
+        task, policy = poll.task, self._rules.policy
+        outcome, requests = await search(self, task, poll.account, policy)
+        if outcome is None:
+            again_at = next_search_at(task, poll.at, policy)
+            answer = await self._record_own(replace(poll, again_at=again_at), None)
+        else:
+            answer = await self.record(poll, outcome)
+        return replace(answer, requests=requests)
+
     async def _record_own(self, poll: Poll, outcome: PollOutcome | None) -> PollAnswer:
         """Record the outcome of a poll by the task's own ID, None if it has none."""
         task = poll.task
@@ -187,11 +203,13 @@ class Poller:
             )
         why = "there is no ID to poll by: waiting for its callback, or for its ID at the provider"
         # A submission with a lost reply. Nothing will ever show that the provider does not have the task.
-        lost = task.attempts > 0 and not recovery.may_be_submitting(task, poll.at, self._rules.policy)
+        submitting = recovery.may_be_submitting(task, poll.at, self._rules.policy)
+        lost = task.attempts > 0 and not submitting
         unresolved = lost and task.status is Status.PENDING and task.reason != recovery.UNRESOLVED
         unanswered = PollResult(
             why=why,
-            sent=poll.forget,
+            sent=poll.forget or poll.again_at is not None,
+            again_at=task.attempt_deadline_at if submitting else poll.again_at,
             forget=poll.forget,
             denial=Denial(at=poll.at, proven=False) if lost else None,
             alarm=Alarm.UNRESOLVED if unresolved else None,
