@@ -267,7 +267,7 @@ def headline(settings: Settings, url: str, parts: Collection[Part] = ALL_PARTS) 
         keys = len(settings.api_keys) + len(settings.client_keys)
         facts.append(f"{keys} keys" if keys > 1 else "1 key" if keys else f"API key in {_key_file(settings)}")
     if not settings.has_credential and set(parts) != {Part.RECEIVER}:
-        facts.append("no provider credential: set HOMING_KLING_API_KEY to submit and poll")
+        facts.append("no provider credential: set HOMING_KLING_API_KEY or HOMING_REPLICATE_API_KEY to submit and poll")
     return " · ".join(facts)
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Final, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
-from receiver.providers import kling, verifiers
+from receiver.providers import kling, replicate, verifiers
 from tracker.errors import SettingsError
 
 _COUNTS: Final = (
@@ -20,6 +20,9 @@ class CallbackSettings(Protocol):
 
     @property
     def kling_webhook_secrets(self) -> tuple[str, ...]: ...
+
+    @property
+    def replicate_webhook_secrets(self) -> tuple[str, ...]: ...
 
     @property
     def public_url(self) -> str | None: ...
@@ -66,4 +69,8 @@ class ReceiverSettings:
     def from_settings(cls, settings: CallbackSettings) -> Self:
         """Create the receiver's settings from the settings of the process."""
         prefix = unquote(urlsplit(settings.public_url or "").path).rstrip("/")
-        return cls(webhook_secrets={kling.NAME: settings.kling_webhook_secrets}, prefix=prefix)
+        secrets = {
+            kling.NAME: settings.kling_webhook_secrets,
+            replicate.NAME: settings.replicate_webhook_secrets,
+        }
+        return cls(webhook_secrets=secrets, prefix=prefix)

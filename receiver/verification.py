@@ -7,14 +7,14 @@ raw body. It returns a ``Proof`` or raises ``NotProven``, and no other error. ``
 import hmac
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 import msgspec
 
 from receiver.errors import NotProven, Reason
 from tracker.model.task import Flaw, Trust
 from tracker.model.untrusted import ID_LENGTH
-from tracker.model.webhook_keys import written_signature
+from tracker.model.webhook_keys import webhook_key, written_signature
 
 TOLERANCE: Final = timedelta(minutes=5)
 # During a rotation the header has two. The limit makes a header with many signatures cheap.
@@ -73,6 +73,11 @@ class StandardWebhooks:
         self._keys = tuple(keys)
         self._tolerance = tolerance.total_seconds()
 
+    @classmethod
+    def from_secrets(cls, secrets: Sequence[str]) -> Self:
+        """Create the verifier from ``whsec_`` secrets. Raises ValueError, which names a bad one by its position."""
+        return cls(keys=tuple(_key(place, secret) for place, secret in enumerate(secrets, start=1)))
+
     def verify(self, request: CallbackRequest, *, now: datetime) -> Proof:
         found = request.headers_named(STANDARD_HEADERS)
         listed = found.get(_SIGNATURE)
@@ -118,6 +123,13 @@ def judge(verifier: Verifier | None, request: CallbackRequest, *, shared_url: bo
         flaw = Flaw.STALE_SIGNATURE if refusal.reason is Reason.STALE else Flaw.BAD_SIGNATURE
         return Judgement(trust=Trust.UNVERIFIED, flaw=flaw, refusal=refusal)
     return Judgement(trust=Trust.SIGNED, webhook_id=proof.webhook_id)
+
+
+def _key(place: int, secret: str) -> bytes:
+    try:
+        return webhook_key(secret)
+    except ValueError as error:
+        raise ValueError(f"webhook secret {place}: {error}") from None
 
 
 def _any_equal(keys: Sequence[bytes], signed: bytes, given: Sequence[bytes]) -> bool:

@@ -125,6 +125,15 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "test_operator_attaches_listed_task_to_unresolved",
             "test_operator_resolves_task_as_never_created",
         ),
+        "2.11": (
+            "test_lost_reply_is_settled_by_the_callback_and_never_sent_again",
+            "test_lost_reply_and_callbacks_are_settled_by_the_list",
+            "test_reconciler_finds_a_lost_prediction_in_the_list",
+            "test_search_of_the_list_ends_after_an_hour",
+            "test_list_entry_with_equal_input_or_foreign_webhook_never_matches",
+            "test_replayed_callback_never_names_a_lost_submission",
+            "test_kill_before_reply_of_replicate_makes_one_prediction",
+        ),
         "3.1": ("test_unverified_callback_changes_no_trusted_field",),
         "3.2": (
             "test_open_conflict_is_polled_until_decided",

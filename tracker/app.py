@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -15,6 +15,7 @@ from tracker.model.clock import Monotonic, RandomBytes, utc_now
 from tracker.model.sinks import SinkSpec
 from tracker.providers.base import Account, ApiKey, Credential, KeyPair
 from tracker.providers.kling import Kling
+from tracker.providers.replicate import Replicate
 from tracker.rules.schedule import Policy
 from tracker.service.sink_secrets import SinkSecrets
 from tracker.service.tracker import Tracker
@@ -44,21 +45,13 @@ def create_tracker(
     and ``loops.membership`` steers it. ``monotonic`` measures durations, in seconds. All random values come from
     ``random_bytes``. ``subscribers`` are further sinks, next to those of the settings.
     """
-    kling = Account(
-        name="default",
-        provider=Kling(allowed_targets=settings.allowed_targets),
-        base_url=settings.kling_base_url,
-        credential=_credential(settings),
-        credential_settings=KLING_CREDENTIAL,
-        address_setting="HOMING_KLING_BASE_URL",
-    )
     store = store or Store(settings.database_url, schema=settings.database_schema)
     return Tracker(
         store=store,
-        accounts={kling.provider.name: kling},
+        accounts=accounts_of(settings),
         public_url=settings.public_url,
         callback_secrets=settings.callback_secrets,
-        threshold=settings.threshold,
+        thresholds=settings.thresholds,
         policy=policy or policy_of(settings),
         clock=clock,
         monotonic=monotonic,
@@ -69,6 +62,28 @@ def create_tracker(
         allowed_targets=settings.allowed_targets,
         sink_secrets=SinkSecrets(store.secrets.get, settings.sink_secrets, random_bytes=random_bytes),
     )
+
+
+def accounts_of(settings: Settings) -> Mapping[str, Account]:
+    """Return the account at each provider. One without a credential still receives callbacks."""
+    kling = Account(
+        name="default",
+        provider=Kling(allowed_targets=settings.allowed_targets),
+        base_url=settings.kling_base_url,
+        credential=_kling_credential(settings),
+        credential_settings=KLING_CREDENTIAL,
+        address_setting="HOMING_KLING_BASE_URL",
+    )
+    key = settings.replicate_api_key
+    replicate = Account(
+        name="default",
+        provider=Replicate(allowed_targets=settings.allowed_targets),
+        base_url=settings.replicate_base_url,
+        credential=None if key is None else ApiKey(key=key),
+        credential_settings="HOMING_REPLICATE_API_KEY",
+        address_setting="HOMING_REPLICATE_BASE_URL",
+    )
+    return {account.provider.name: account for account in (kling, replicate)}
 
 
 def sinks_of(
@@ -137,7 +152,7 @@ def _transport() -> Sender:
     return Transport()
 
 
-def _credential(settings: Settings) -> Credential:
+def _kling_credential(settings: Settings) -> Credential:
     if settings.kling_api_key is not None:
         return ApiKey(key=settings.kling_api_key)
     if settings.kling_access_key is not None and settings.kling_secret_key is not None:

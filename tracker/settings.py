@@ -27,6 +27,7 @@ from tracker.model.sinks import SinkSpec
 from tracker.model.targets import PUBLIC_ONLY, Allowed
 from tracker.model.task import Trust
 from tracker.providers.kling import Kling
+from tracker.providers.replicate import Replicate
 
 PREFIX: Final = "HOMING_"
 # The old names of settings. Homing no longer reads them.
@@ -36,9 +37,13 @@ RENAMED: Final = {
     "TRUST_FINAL": "MIN_FINAL_TRUST",
 }
 OFFICIAL_HOST: Final = "https://api-singapore.klingai.com"
+REPLICATE_HOST: Final = "https://api.replicate.com"
 MIB: Final = 1 << 20
-# The fields of the provider credential.
-CREDENTIAL: Final = ("kling_api_key", "kling_access_key", "kling_secret_key")
+# The fields of Kling's credential, and of all credentials.
+KLING_CREDENTIAL: Final = ("kling_api_key", "kling_access_key", "kling_secret_key")
+CREDENTIALS: Final = (*KLING_CREDENTIAL, "replicate_api_key")
+BASE_URLS: Final = ("kling_base_url", "replicate_base_url")
+WEBHOOK_SECRETS: Final = ("kling_webhook_secrets", "replicate_webhook_secrets")
 # The variables that Kubernetes adds to a pod for a Service called homing, in addition to HOMING_PORT.
 SERVICE_LINK: Final = re.compile(r"SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?")
 
@@ -96,6 +101,12 @@ class Settings(BaseModel):
     kling_secret_key: Secret | None = Field(default=None, repr=False)
     kling_webhook_secrets: Annotated[tuple[str, ...], _written(syntax.webhook_secrets)] = Field(default=(), repr=False)
 
+    replicate_base_url: Url = REPLICATE_HOST
+    replicate_api_key: Secret | None = Field(default=None, repr=False)
+    replicate_webhook_secrets: Annotated[tuple[str, ...], _written(syntax.webhook_secrets)] = Field(
+        default=(), repr=False
+    )
+
     polls_per_minute: Count = 120
     client_polls_per_minute: Count = 30
     first_poll_delay: Duration | None = None
@@ -111,11 +122,15 @@ class Settings(BaseModel):
     event_source: Annotated[str, _written(syntax.source)] | None = None
 
     @property
-    def threshold(self) -> Trust:
-        """The lowest trust level that may make a status final without a poll."""
-        if self.min_final_trust is not None:
-            return self.min_final_trust
-        return Trust.SIGNED if self.kling_webhook_secrets else Trust.TOKEN
+    def thresholds(self) -> Mapping[str, Trust]:
+        """The lowest trust level that may make a status final without a poll, for each provider.
+
+        The secrets of one provider do not change the default of another.
+        """
+        secrets = {Kling.name: self.kling_webhook_secrets, Replicate.name: self.replicate_webhook_secrets}
+        defaults = {name: Trust.SIGNED if given else Trust.TOKEN for name, given in secrets.items()}
+        chosen = self.min_final_trust
+        return {name: default if chosen is None else chosen for name, default in defaults.items()}
 
     @property
     def source(self) -> str:
@@ -140,8 +155,8 @@ class Settings(BaseModel):
 
     @property
     def has_credential(self) -> bool:
-        """Return whether a provider credential is configured."""
-        return self.kling_api_key is not None or self.kling_access_key is not None
+        """Return whether a credential of any provider is configured."""
+        return any(getattr(self, name) is not None for name in CREDENTIALS)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -154,15 +169,15 @@ class Settings(BaseModel):
         if self.kling_api_key and (self.kling_access_key or self.kling_secret_key):
             raise InvalidSetting(
                 "HOMING_KLING_API_KEY and HOMING_KLING_ACCESS_KEY are both set. Keep one, the provider accepts either",
-                *CREDENTIAL,
+                *KLING_CREDENTIAL,
             )
         if bool(self.kling_access_key) != bool(self.kling_secret_key):
             there, missing = ("ACCESS", "SECRET") if self.kling_access_key else ("SECRET", "ACCESS")
             raise InvalidSetting(
-                f"HOMING_KLING_{there}_KEY is set alone. Set HOMING_KLING_{missing}_KEY too", *CREDENTIAL
+                f"HOMING_KLING_{there}_KEY is set alone. Set HOMING_KLING_{missing}_KEY too", *KLING_CREDENTIAL
             )
-        known = Kling().kinds
-        if not self.deadlines.keys() <= known.keys():
+        known = Kling.kinds.keys() | Replicate.kinds.keys()
+        if not self.deadlines.keys() <= known:
             raise InvalidSetting(
                 f"HOMING_DEADLINES: a kind is unknown. Choose from {', '.join(sorted(known))}", "deadlines"
             )
@@ -191,6 +206,8 @@ class Settings(BaseModel):
         yield "KLING_API_KEY", (self.kling_api_key or "",)
         yield "KLING_SECRET_KEY", (self.kling_secret_key or "",)
         yield "KLING_WEBHOOK_SECRETS", self.kling_webhook_secrets
+        yield "REPLICATE_API_KEY", (self.replicate_api_key or "",)
+        yield "REPLICATE_WEBHOOK_SECRETS", self.replicate_webhook_secrets
         yield "SINK_SECRETS", (secret for secrets in self.sink_secrets.values() for secret in secrets)
         yield "SINKS", (secret for spec in self.sinks for secret in url_secrets(spec.target))
         yield "DATABASE_URL", url_secrets(self.database_url)

@@ -28,7 +28,7 @@ from homing.server.serving_lock import Held, ServingLock
 from homing.terminal import print_json, print_line, print_table
 from tracker.api.health_schemas import ReadyShown
 from tracker.api.http.access import check_keys
-from tracker.app import create_tracker
+from tracker.app import accounts_of, create_tracker
 from tracker.delivery.sinks.urls import check_sink
 from tracker.errors import HomingError, NotSent, ReplyLost, SettingsError
 from tracker.loops.membership import HEARTBEAT_TIMING
@@ -39,8 +39,9 @@ from tracker.model.targets import Allowed
 from tracker.model.task import Trust
 from tracker.model.untrusted import JsonValue
 from tracker.providers.base import Account, BadCredential, Busy, Reply, Unknown, Unsupported
+from tracker.providers.kling import Kling
 from tracker.service.tracker import Tracker
-from tracker.settings import CREDENTIAL, CheckedSettings, Settings
+from tracker.settings import BASE_URLS, CREDENTIALS, WEBHOOK_SECRETS, CheckedSettings, Settings
 from tracker.storage.engine.database_file import exists
 from tracker.storage.store import Store
 from tracker.transport import TargetRefused, Transport
@@ -50,7 +51,6 @@ PROVIDER_TIMEOUT: Final = timedelta(seconds=10)
 LOCAL_TIMEOUT: Final = httpx.Timeout(3)
 MAX_DATABASE_SKEW: Final = timedelta(seconds=1)
 MAX_PROVIDER_SKEW: Final = timedelta(seconds=60)
-LISTED_KIND: Final = "images/omni-image"
 # The prefix lengths of the widest private networks: 10.0.0.0/8 and fc00::/7.
 WIDEST_PREFIXES: Final = MappingProxyType({4: 8, 6: 7})
 METADATA_ADDRESS: Final = IPv4Address("169.254.169.254")
@@ -118,25 +118,44 @@ async def clients(settings: Settings) -> list[Finding]:
 
 
 async def callback_verification(settings: Settings) -> list[Finding]:
-    """Check whether a callback can reach the trust level that ends a task."""
-    level = Level.NOTE
-    signed, threshold = bool(settings.kling_webhook_secrets), settings.threshold
+    """Check for each provider in use whether a callback can reach the trust level that ends a task."""
     if settings.public_url is None:
-        level = Level.OK
         detail = "HOMING_PUBLIC_URL is not set. Homing requests no callbacks and polls for every result"
-    elif signed and threshold is Trust.TOKEN:
+        return [Finding(name="callback verification", level=Level.OK, detail=detail)]
+    return [_verification(settings, provider) for provider in in_use(settings)]
+
+
+def _verification(settings: Settings, provider: str) -> Finding:
+    level = Level.NOTE
+    setting = f"{provider}_webhook_secrets"
+    signed, threshold = bool(getattr(settings, setting)), settings.thresholds[provider]
+    if signed and threshold is Trust.TOKEN:
         detail = "HOMING_MIN_FINAL_TRUST=token lets a callback without a signature end a task. Set it to signed"
     elif not signed and threshold is Trust.TOKEN:
         detail = (
             "only the secret callback URL verifies a callback; signatures are not checked. "
-            "Set HOMING_KLING_WEBHOOK_SECRETS if the provider signs"
+            f"Set HOMING_{setting.upper()} if the provider signs"
         )
     elif threshold is Trust.PROVIDER or not signed:
         trust = threshold.name.lower()
         detail = f"HOMING_MIN_FINAL_TRUST={trust}: no callback ends a task. Homing polls for each result"
     else:
         level, detail = Level.OK, "only a signed callback ends a task"
-    return [Finding(name="callback verification", level=level, detail=detail)]
+    return Finding(name=_of("callback verification", provider), level=level, detail=detail)
+
+
+def in_use(settings: Settings) -> list[str]:
+    """Return the providers with a credential or webhook secrets, or Kling if there is none."""
+    used = [
+        name
+        for name, account in accounts_of(settings).items()
+        if account.credential is not None or getattr(settings, f"{name}_webhook_secrets")
+    ]
+    return used or [Kling.name]
+
+
+def _of(check: str, provider: str) -> str:
+    return check if provider == Kling.name else f"{check} of {provider}"
 
 
 def notes(settings: Settings, unknown: Sequence[str]) -> list[Finding]:
@@ -146,10 +165,11 @@ def notes(settings: Settings, unknown: Sequence[str]) -> list[Finding]:
         Finding(name="targets", level=Level.NOTE, detail=f"HOMING_ALLOWED_TARGETS names {sentence}")
         for sentence in wide_targets(settings.allowed_targets)
     ]
-    plain = urlsplit(settings.kling_base_url).scheme == "http" and not is_loopback(url_host(settings.kling_base_url))
-    if plain and settings.has_credential:
-        detail = "HOMING_KLING_BASE_URL is http, so Homing sends the credential without encryption. Use https"
-        findings.append(Finding(name="provider URL", level=Level.NOTE, detail=detail))
+    for name, account in accounts_of(settings).items():
+        plain = urlsplit(account.base_url).scheme == "http" and not is_loopback(url_host(account.base_url))
+        if plain and account.credential is not None:
+            detail = f"{account.address_setting} is http, so Homing sends the credential without encryption. Use https"
+            findings.append(Finding(name=_of("provider URL", name), level=Level.NOTE, detail=detail))
     return findings
 
 
@@ -196,8 +216,8 @@ async def public_url(settings: Settings) -> list[Finding]:
     if urlsplit(url).scheme != "https" and not is_loopback(url_host(url)):
         detail = "HOMING_PUBLIC_URL is http, so others on the network can read callback URLs. Use https"
         return [Finding(name="public URL", level=Level.NOTE, detail=detail)]
-    provider = url_host(settings.kling_base_url)
-    if is_loopback(url_host(url)) and not is_loopback(provider):
+    hosts = [url_host(accounts_of(settings)[name].base_url) for name in in_use(settings)]
+    if is_loopback(url_host(url)) and (provider := next((host for host in hosts if not is_loopback(host)), None)):
         detail = (
             f"{url} is this machine's own address, so {provider} cannot send callbacks to it. "
             "Set HOMING_PUBLIC_URL to a URL that is reachable from the internet, or remove it: Homing then polls"
@@ -216,28 +236,32 @@ async def public_url(settings: Settings) -> list[Finding]:
 
 
 async def credential(settings: Settings) -> list[Finding]:
-    """Check whether the provider accepts the credential, with a request for one page of its task list."""
-    if not settings.has_credential:
-        detail = "none. Set HOMING_KLING_API_KEY, or HOMING_KLING_ACCESS_KEY with HOMING_KLING_SECRET_KEY"
+    """Check whether each provider accepts its credential, with a request for one page of its task list."""
+    accounts = [account for account in accounts_of(settings).values() if account.credential is not None]
+    if not accounts:
+        others = "For Replicate, set HOMING_REPLICATE_API_KEY"
+        detail = f"none. Set HOMING_KLING_API_KEY, or HOMING_KLING_ACCESS_KEY with HOMING_KLING_SECRET_KEY. {others}"
         return [Finding(name="provider credential", level=Level.WRONG, detail=detail)]
-    account = next(iter(create_tracker(settings).providers.values()))
+    return [finding for account in accounts for finding in await _accepted(account)]
+
+
+async def _accepted(account: Account) -> list[Finding]:
+    provider, kind = account.provider, next(iter(account.provider.kinds))
     transport = Transport()
     await transport.open()
     now = datetime.now(UTC)
     try:
-        reply = await transport.send(
-            account, account.provider.list_page(LISTED_KIND, None), now=now, within=PROVIDER_TIMEOUT
-        )
+        reply = await transport.send(account, provider.list_page(kind, None), now=now, within=PROVIDER_TIMEOUT)
     except (NotSent, ReplyLost) as error:
         detail = f"{account.base_url}: {error.detail}"
-        return [Finding(name="provider credential", level=Level.WRONG, detail=detail)]
+        return [Finding(name=_of("provider credential", provider.name), level=Level.WRONG, detail=detail)]
     finally:
         await transport.close()
-    return [_credential(account, reply), *_clock(reply, now)]
+    return [_credential(account, kind, reply), *_clock(account, reply, now)]
 
 
-def _credential(account: Account, reply: Reply) -> Finding:
-    match account.provider.read_list(reply, LISTED_KIND, None):
+def _credential(account: Account, kind: str, reply: Reply) -> Finding:
+    match account.provider.read_list(reply, kind, None):
         case BadCredential() as answer:
             level, detail = Level.WRONG, f"{account.base_url} refuses it: {answer.message} ({answer.code})"
         case Busy() as answer:
@@ -246,7 +270,7 @@ def _credential(account: Account, reply: Reply) -> Finding:
             level, detail = Level.NOTE, f"{account.base_url} does not confirm it: {answer.why}"
         case _:
             level, detail = Level.OK, f"{account.base_url} accepts it"
-    return Finding(name="provider credential", level=level, detail=detail)
+    return Finding(name=_of("provider credential", account.provider.name), level=level, detail=detail)
 
 
 async def sinks(settings: Settings) -> list[Finding]:
@@ -266,7 +290,7 @@ async def _sink(spec: SinkSpec, allowed: Allowed) -> Finding:
     return Finding(name=f"sink {spec.name}", level=level, detail=detail)
 
 
-def _clock(reply: Reply, now: datetime) -> list[Finding]:
+def _clock(account: Account, reply: Reply, now: datetime) -> list[Finding]:
     """Compare this machine's clock with the provider's. Signatures tolerate five minutes, tokens seconds."""
     try:
         theirs = parsedate_to_datetime(reply.headers.get("date", ""))
@@ -274,9 +298,9 @@ def _clock(reply: Reply, now: datetime) -> list[Finding]:
         return []
     skew = abs(theirs.astimezone(UTC) - now)
     if skew <= MAX_PROVIDER_SKEW + PROVIDER_TIMEOUT:
-        return [Finding(name="clock", level=Level.OK, detail="agrees with the provider's")]
+        return [Finding(name=_of("clock", account.provider.name), level=Level.OK, detail="agrees with the provider's")]
     detail = f"{skew.total_seconds():.0f} s apart from the provider's, so tokens will be refused. Correct the clock"
-    return [Finding(name="clock", level=Level.WRONG, detail=detail)]
+    return [Finding(name=_of("clock", account.provider.name), level=Level.WRONG, detail=detail)]
 
 
 async def _checked(tracker: Tracker) -> list[Finding]:
@@ -328,10 +352,10 @@ def database_clock(reading: Reading) -> Finding:
 # A check runs only if all settings that it reads are valid.
 CHECKS: Final[Sequence[tuple[frozenset[str], Callable[[Settings], Awaitable[list[Finding]]]]]] = (
     (frozenset({"api_keys", "client_keys", "database_url"}), clients),
-    (frozenset({"public_url", "kling_webhook_secrets", "min_final_trust"}), callback_verification),
+    (frozenset({"public_url", "min_final_trust", *CREDENTIALS, *WEBHOOK_SECRETS}), callback_verification),
     # Opening the database generates a callback secret if none is configured.
     (frozenset({"database_url", "database_schema", "callback_secrets"}), database),
-    (frozenset({"public_url", "kling_base_url"}), public_url),
-    (frozenset({"kling_base_url", *CREDENTIAL}), credential),
+    (frozenset({"public_url", *BASE_URLS, *CREDENTIALS, *WEBHOOK_SECRETS}), public_url),
+    (frozenset({*BASE_URLS, *CREDENTIALS}), credential),
     (frozenset({"sinks", "allowed_targets"}), sinks),
 )

@@ -5,22 +5,29 @@ from datetime import timedelta
 
 from tracker.model.targets import Allowed
 from tracker.model.untrusted import JsonObject, JsonValue
-from tracker.settings import PREFIX, CheckedSettings, Settings
+from tracker.settings import PREFIX, WEBHOOK_SECRETS, CheckedSettings, Settings
 
 
 def in_force(checked: CheckedSettings) -> JsonObject:
     """Return each setting without secrets: a secret as the fact that it is set, a key as its name."""
     settings, left_out = checked.settings, set(checked.left_out)
-    if "kling_webhook_secrets" in left_out and settings.min_final_trust is None:
-        # The default depends on it.
+    if not left_out.isdisjoint(WEBHOOK_SECRETS) and settings.min_final_trust is None:
+        # The default depends on them.
         left_out.add("min_final_trust")
     shown: JsonObject = {}
     for name, field in Settings.model_fields.items():
-        value = settings.threshold.name.lower() if name == "min_final_trust" else getattr(settings, name)
+        value = _trust(settings) if name == "min_final_trust" else getattr(settings, name)
         shown[PREFIX + name.upper()] = _plain(value) if field.repr else _masked(settings, name)
     for name in left_out:
         shown[PREFIX + name.upper()] = "invalid, not used" if name in checked.invalid else "not checked"
     return shown
+
+
+def _trust(settings: Settings) -> JsonValue:
+    """Return the one trust level, or that of each provider if their defaults differ."""
+    levels = {name: trust.name.lower() for name, trust in settings.thresholds.items()}
+    different = len(set(levels.values())) > 1
+    return ", ".join(f"{name}={level}" for name, level in levels.items()) if different else next(iter(levels.values()))
 
 
 def _masked(settings: Settings, name: str) -> str:

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 @cache
-def _trust() -> ssl.SSLContext:
+def trust() -> ssl.SSLContext:
     """Return the default certificates. They are read once, because reading them takes longer than most tests."""
     return httpx.create_ssl_context(trust_env=False)
 
@@ -63,7 +63,7 @@ class CallbackSender:
         self._jobs = jobs
         self._workers = asyncio.Semaphore(settings.callback_workers)
         self._client = httpx.AsyncClient(
-            timeout=settings.callback_timeout, follow_redirects=False, trust_env=False, verify=_trust()
+            timeout=settings.callback_timeout, follow_redirects=False, trust_env=False, verify=trust()
         )
         self._waiting = 0
         self._specimen: Delivery | None = None

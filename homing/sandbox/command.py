@@ -86,9 +86,15 @@ def _announcement(url: str, settings: SandboxSettings) -> list[str]:
     else:
         access, secret = next(iter(settings.access_keys.items()))
         pointers |= {"HOMING_KLING_ACCESS_KEY": access, "HOMING_KLING_SECRET_KEY": secret}
+    if settings.api_keys:
+        pointers |= {
+            "HOMING_REPLICATE_BASE_URL": f"{url}/replicate",
+            "HOMING_REPLICATE_API_KEY": settings.api_keys[0],
+        }
     if settings.webhook_secrets:
-        pointers["HOMING_KLING_WEBHOOK_SECRETS"] = ",".join(settings.webhook_secrets)
-    head = f"# Kling sandbox on {url} (seed {settings.seed}). Copy these lines into Homing's .env:"
+        secrets = ",".join(settings.webhook_secrets)
+        pointers |= {"HOMING_KLING_WEBHOOK_SECRETS": secrets, "HOMING_REPLICATE_WEBHOOK_SECRETS": secrets}
+    head = f"# Sandbox of Kling and Replicate on {url} (seed {settings.seed}). Copy these lines into Homing's .env:"
     callbacks = "# To receive callbacks on this machine, add: HOMING_PUBLIC_URL=http://127.0.0.1:8000"
     tail = [callbacks] if settings.callbacks else []
     return [head, *(f"{name}={value}" for name, value in pointers.items()), *tail]

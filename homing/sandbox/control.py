@@ -3,8 +3,9 @@
 A web page must not control the sandbox. So the Host header must be an address or a name without dots, an Origin header
 must be the sandbox's own, and a body must be `application/json`, which a page of another origin cannot send.
 
-`GET /sandbox/ledger`, `GET /sandbox/tasks/{id}`, `POST /sandbox/tasks/{id}` and `POST /sandbox/faults`. An ID is the
-task's own ID or its external ID, also with a reseller. Errors are `{"error": text}`.
+`GET /sandbox/ledger`, `GET /sandbox/tasks/{id}`, `POST /sandbox/tasks/{id}`, `POST /sandbox/predictions/{id}` and
+`POST /sandbox/faults`. An ID is the task's own ID or its external ID, also with a reseller. Errors are
+`{"error": text}`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,6 +20,8 @@ from starlette.routing import Route
 from homing.sandbox import shapes
 from homing.sandbox.faults import Faults, UnknownFaultError
 from homing.sandbox.ledger import Ledger, delivery_json, task_json
+from homing.sandbox.prediction import FINALS
+from homing.sandbox.predictions import Predictions
 from homing.sandbox.refusals import Refusal
 from homing.sandbox.replies import JSON
 from homing.sandbox.settings import CallbackShape
@@ -27,7 +30,8 @@ from homing.sandbox.steering import Steering, UnknownTaskError
 from homing.sandbox.submission import JsonObject, json_object
 from homing.sandbox.task_runner import SteeringError
 
-ARGUMENTS: Mapping[str, Mapping[str, type | tuple[str, ...]]] = {
+Arguments = Mapping[str, type | tuple[str, ...]]
+ARGUMENTS: Mapping[str, Arguments] = {
     "hold": {},
     "release": {},
     "process": {"notify": bool},
@@ -42,6 +46,13 @@ ARGUMENTS: Mapping[str, Mapping[str, type | tuple[str, ...]]] = {
     },
 }
 """The actions of `POST /sandbox/tasks/{id}` and what each takes: a JSON type, or one of several values."""
+
+PREDICTION_ARGUMENTS: Mapping[str, Arguments] = {
+    "process": {},
+    "finish": {"status": FINALS, "output": object, "error": str, "notify": bool},
+    "callback": {"target": str, "seal": get_args(Seal), "identity": str, "changes": dict},
+}
+"""The same for `POST /sandbox/predictions/{id}`."""
 
 
 class BadRequestError(ValueError):
@@ -62,7 +73,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Control:
     """HTTP for `Steering`, the ledger and the fault rates."""
 
-    def __init__(self, ledger: Ledger, faults: Faults, steering: Steering) -> None:
+    def __init__(self, ledger: Ledger, faults: Faults, steering: Steering, predictions: Predictions) -> None:
+        self._predictions = predictions
         self._ledger = ledger
         self._faults = faults
         self._steering = steering
@@ -73,10 +85,15 @@ class Control:
             Route("/sandbox/faults", _json_endpoint(self._change_faults), methods=["POST"]),
             Route("/sandbox/tasks/{id:path}", _json_endpoint(self._task), methods=["GET"]),
             Route("/sandbox/tasks/{id:path}", _json_endpoint(self._steer), methods=["POST"]),
+            Route("/sandbox/predictions/{id}", _json_endpoint(self._steer_prediction), methods=["POST"]),
         ]
 
     async def _show(self, request: Request) -> JsonObject:  # noqa: ARG002 - an endpoint
-        return self._ledger.as_json() | {"faults": self._faults.rates}
+        predictions: JsonObject = {
+            "predictions": self._predictions.as_json(),
+            "prediction_requests": self._predictions.requests,
+        }
+        return self._ledger.as_json() | predictions | {"faults": self._faults.rates}
 
     async def _change_faults(self, request: Request) -> JsonObject:
         self._faults.change(json_object(await request.body()))
@@ -87,13 +104,24 @@ class Control:
 
     async def _steer(self, request: Request) -> JsonObject:
         arguments = json_object(await request.body())
-        action = arguments.pop("action", None)
-        if not isinstance(action, str) or action not in ARGUMENTS:
-            raise BadRequestError(f"action must be one of {', '.join(ARGUMENTS)}")
-        _check(action, arguments)
+        action = _action(arguments, ARGUMENTS)
         any_id = request.path_params["id"]
         done: Any = getattr(self._steering, action)(any_id, **arguments)
         return delivery_json(done) if action == "callback" else task_json(done)
+
+    async def _steer_prediction(self, request: Request) -> JsonObject:
+        arguments = json_object(await request.body())
+        action = _action(arguments, PREDICTION_ARGUMENTS)
+        return self._predictions.steer(request.path_params["id"], action, arguments)
+
+
+def _action(arguments: JsonObject, actions: Mapping[str, Arguments]) -> str:
+    """Remove the action from the arguments, check them, and return it."""
+    action = arguments.pop("action", None)
+    if not isinstance(action, str) or action not in actions:
+        raise BadRequestError(f"action must be one of {', '.join(actions)}")
+    _check(action, actions[action], arguments)
+    return action
 
 
 def _check_sender(request: Request) -> None:
@@ -118,8 +146,7 @@ def _is_own(host: str) -> bool:
         return False
 
 
-def _check(action: str, arguments: JsonObject) -> None:
-    allowed = ARGUMENTS[action]
+def _check(action: str, allowed: Arguments, arguments: JsonObject) -> None:
     for name, value in arguments.items():
         wanted = allowed.get(name)
         if wanted is None:

@@ -24,6 +24,9 @@ from homing.sandbox.control import Control
 from homing.sandbox.endpoints import Endpoints, unknown_path
 from homing.sandbox.faults import Faults
 from homing.sandbox.ledger import Ledger
+from homing.sandbox.prediction_webhooks import PredictionWebhooks
+from homing.sandbox.predictions import Predictions
+from homing.sandbox.replicate import ReplicateEndpoints
 from homing.sandbox.replies import Wire
 from homing.sandbox.settings import SandboxSettings
 from homing.sandbox.steering import Steering
@@ -37,7 +40,7 @@ _STEER_SECONDS = 10.0
 
 
 class Sandbox:
-    """A stand-in for Kling.
+    """A stand-in for Kling, and for Replicate below `/replicate`.
 
     The lifespan of `app` enters and exits it. If your transport runs no lifespan, enter the sandbox yourself with
     ``async with``. Do not do both.
@@ -54,8 +57,12 @@ class Sandbox:
         runner = TaskRunner(settings, self.faults, self.ledger, factory, self._sender, self._jobs)
         self.steering = Steering(self.ledger, runner, factory, self._sender)
         endpoints = Endpoints(settings, self.faults, self.ledger, runner, self.wire)
+        self._webhooks = PredictionWebhooks(settings, self.faults, self._jobs)
+        self.predictions = Predictions(settings, self._webhooks, self._jobs)
+        replicate = ReplicateEndpoints(settings, self.faults, self.predictions, self.wire)
+        control = Control(self.ledger, self.faults, self.steering, self.predictions)
         self.app = Starlette(
-            routes=[*Control(self.ledger, self.faults, self.steering).routes(), *endpoints.routes()],
+            routes=[*control.routes(), *replicate.routes(), *endpoints.routes()],
             exception_handlers={404: unknown_path, 405: unknown_path},
             lifespan=self._lifespan,
         )
@@ -69,6 +76,7 @@ class Sandbox:
         self.wire.end_pauses()
         await self._jobs.aclose()
         await self._sender.aclose()
+        await self._webhooks.aclose()
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:  # noqa: ARG002 - a lifespan takes its app
@@ -168,6 +176,20 @@ class RunningSandbox:
     def callback(self, any_id: str, **how: object) -> JsonObject:
         """Send a callback: `status`, `shape`, `seal`, `webhook_id`, `target`, `changes`."""
         return self._steer(any_id, action="callback", **how)
+
+    @property
+    def replicate_url(self) -> str:
+        return f"{self.base_url}/replicate"
+
+    @property
+    def predictions(self) -> list[JsonObject]:
+        """The true state of each prediction, oldest first."""
+        return list(self.ledger["predictions"])
+
+    def steer_prediction(self, prediction_id: str, action: str, **how: object) -> JsonObject:
+        """`process` or `finish` (`status`, `output`, `error`, `notify`) a prediction, or send a `callback`."""
+        reply = self._client.post(f"/sandbox/predictions/{prediction_id}", json={"action": action, **how})
+        return self._answer(reply)
 
     def set_faults(self, rates: Mapping[str, float]) -> None:
         self._answer(self._client.post("/sandbox/faults", json=dict(rates)))

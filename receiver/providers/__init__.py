@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from receiver.providers import kling
+from receiver.providers import kling, replicate
 from receiver.verification import Verifier
 from tracker.errors import SettingsError
 
 # Maps a provider's name to a function that makes its verifier from secrets. It raises ValueError for a bad secret.
-VERIFIERS: Final[Mapping[str, Callable[[Sequence[str]], Verifier]]] = MappingProxyType({kling.NAME: kling.verifier})
+VERIFIERS: Final[Mapping[str, Callable[[Sequence[str]], Verifier]]] = MappingProxyType(
+    {kling.NAME: kling.verifier, replicate.NAME: replicate.verifier}
+)
 
 
 def verifiers(secrets: Mapping[str, Sequence[str]]) -> Mapping[str, Verifier | None]:

@@ -44,16 +44,18 @@ def test_sandbox_prints_settings_to_paste(tmp_path: Path) -> None:
         [*command, "--fault", "submit_busy=1", "--api-key", "made-up"], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(5)]
+        lines = [process.stdout.readline() for _ in range(8)]
         pasted = tmp_path / ".env"
         pasted.write_text("".join(lines))
         settings = load_settings({}, pasted)
         url = settings.kling_base_url
-        assert lines[0].startswith(f"# Kling sandbox on {url} (seed 7)")
+        assert lines[0].startswith(f"# Sandbox of Kling and Replicate on {url} (seed 7)")
         assert "HOMING_PUBLIC_URL=http://127.0.0.1:8000" in lines[-1]
         assert settings.public_url is None
         assert url.startswith("http://127.0.0.1:")
         assert (settings.kling_api_key, settings.kling_webhook_secrets) == ("made-up", (SECRET,))
+        assert (settings.replicate_api_key, settings.replicate_webhook_secrets) == ("made-up", (SECRET,))
+        assert settings.replicate_base_url == f"{url}/replicate"
         reply = httpx.post(
             f"{url}/v1/images/omni-image",
             json={"prompt": "a cat"},

@@ -1,11 +1,17 @@
 """Test that each asset that expires soon causes one warning, on both databases, for any number of scans."""
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tests.support.builders import NOW, a_task, writing
+from tests.support.fakes import Clock
 from tests.support.published_events import readable
+from tracker.loops.expiry import Expiry
 from tracker.model.task import Alarm, Status
+from tracker.providers.base import Account
+from tracker.providers.replicate import Replicate
+from tracker.service.feed import Feed
 from tracker.storage.store import Store
 
 DAY = timedelta(days=1)
@@ -67,3 +73,20 @@ async def test_expiry_concurrent_scans_warn_exactly_once(store: Store, url: str)
         await other.close()
     assert sum(found) == 30
     assert await warned(store) == 30
+
+
+async def test_expiry_of_results_that_live_an_hour_warns_in_minutes(store: Store) -> None:
+    account = Account(name="default", provider=Replicate(), base_url="https://replicate.example", credential=None)
+    feed = Feed(store.events, notices=store.notices, scan_interval=timedelta(seconds=1))
+    clock = Clock()
+    expiry = Expiry(store, {"replicate": account}, feed, clock=clock)
+    await expiry.run_once()
+    task = replace(a_task(1, status=Status.SUCCEEDED, finished_at=NOW), provider="replicate", kind="predictions")
+    await store.apply([writing(task)])
+
+    found = []
+    for _ in range(4):
+        clock.advance(timedelta(minutes=15))
+        found.append(await expiry.run_once())
+
+    assert found == [0, 0, 1, 0]

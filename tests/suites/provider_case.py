@@ -50,7 +50,7 @@ class ProviderCase:
     """One provider under test. ``task_id`` and ``external_id`` are the IDs in its samples.
 
     ``body`` is a client's request body of ``kind`` (and ``model``, if the path has one) with external ID ``client_id``
-    and the client's own callback URL;
+    (None if the kind takes none) and the client's own callback URL;
     ``bad`` maps a text that the refusal must contain to fields that make the body unusable.
     """
 
@@ -59,12 +59,16 @@ class ProviderCase:
     kind: str
     model: str = ""
     body: JsonObject
-    client_id: str
+    client_id: str | None
     client_callback_url: str
     bad: tuple[tuple[str, JsonObject], ...]
     credentials: Mapping[str, Credential]
     task_id: str
     external_id: str
+
+    @property
+    def takes_external_id(self) -> bool:
+        return self.provider.kinds[self.kind].takes_external_id
 
     def order(self) -> Order:
         return self.provider.order(self.kind, self.body, model=self.model)

@@ -11,6 +11,7 @@ from tests.support.kling_examples import MODELS, REQUESTS, path_of
 from tracker.model.untrusted import JsonValue
 from tracker.providers.base import ApiKey, KeyPair
 from tracker.providers.kling import Kling
+from tracker.providers.replicate import Replicate
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 LONG_URL = "https://client.example/" + "a" * 2048
@@ -71,7 +72,35 @@ KLING = ProviderCase(
     task_id="842250903629086787",
     external_id="hm01k9tsv5me8kq3x1w7c0b2n4ra",
 )
-CASES = (KLING,)
+REPLICATE = ProviderCase(
+    provider=Replicate(),
+    samples=SAMPLES / "replicate",
+    kind="predictions",
+    model="black-forest-labs/flux-schnell",
+    body={
+        "input": {"prompt": "a red bicycle", "num_outputs": 2},
+        "webhook": "https://client.example/done?task=1138",
+        "webhook_events_filter": ["completed"],
+    },
+    client_id=None,
+    client_callback_url="https://client.example/done?task=1138",
+    bad=(
+        ("input", {"input": None}),
+        ("input", {"input": "a red bicycle"}),
+        ("input", {"input": ["a red bicycle"]}),
+        ("version", {"version": "5c7d5dc6dd8bf75c1acaa8565735e7986bc5b66206b55cca93cb72c9bf15ccaa"}),
+        ("webhook", {"webhook": 7}),
+        ("webhook", {"webhook": "ftp://client.example/"}),
+        ("webhook", {"webhook": LONG_URL}),
+        ("webhook_events_filter", {"webhook_events_filter": "completed"}),
+        ("webhook_events_filter", {"webhook_events_filter": ["finished"]}),
+        ("webhook_events_filter", {"webhook_events_filter": [["start"]]}),
+    ),
+    credentials={"made-up-key-of-the-tests": ApiKey(key="made-up-key-of-the-tests")},
+    task_id="gm3qorzdhgbfurvjtvhg6dckhu",
+    external_id="hm01k9tsv5me8kq3x1w7c0b2n4ra",
+)
+CASES = (KLING, REPLICATE)
 OPTIONS = {name: KLING.body[name] for name in ("external_task_id", "callback_url")}
 # Each kind has fields of its own. A field with a list in a list fits none of them.
 KINDS = tuple(

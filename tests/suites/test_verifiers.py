@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from receiver.errors import Reason
-from receiver.providers import kling
+from receiver.providers import kling, replicate
 from receiver.verification import MOST_SIGNATURES, StandardWebhooks, Verifier
 from tests.suites.verifier_suite import (
     BODY,
@@ -101,3 +101,10 @@ class TestKling(TestStandardWebhooks):
 
     def verifier(self, *keys: bytes) -> Verifier:
         return kling.verifier([f"whsec_{base64.b64encode(key).decode()}" for key in keys])
+
+
+class TestReplicate(TestStandardWebhooks):
+    """The same for Replicate's secret of an account."""
+
+    def verifier(self, *keys: bytes) -> Verifier:
+        return replicate.verifier([f"whsec_{base64.b64encode(key).decode()}" for key in keys])

@@ -19,7 +19,7 @@ from tracker.rules.submits import RecordAccepted
 
 POLICY = Policy()
 HABITS = Habits(usual={("kling", OMNI): timedelta(seconds=40)})
-RULES = Rules(policy=POLICY, threshold=Trust.TOKEN, random=lambda: 0.5, owner="us", habits=lambda: HABITS)
+RULES = Rules(policy=POLICY, thresholds={"kling": Trust.TOKEN}, random=lambda: 0.5, owner="us", habits=lambda: HABITS)
 LIFETIME = timedelta(days=30)
 SOON = timedelta(seconds=1)
 SUBMITTED = observed_in_turn(

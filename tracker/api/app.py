@@ -12,6 +12,9 @@ from tracker.api.documents import document_endpoint
 from tracker.api.events import EVENTS
 from tracker.api.gateway import GATEWAY, GATEWAY_PREFIXES
 from tracker.api.gateway_errors import ENVELOPE
+from tracker.api.gateway_replicate import DIALECT as REPLICATE_DIALECT
+from tracker.api.gateway_replicate import PREFIX as REPLICATE_PREFIX
+from tracker.api.gateway_replicate import REPLICATE_GATEWAY
 from tracker.api.gateway_standard import STANDARD
 from tracker.api.http.access import Access, AccessGuard, WrongKeys, check_keys
 from tracker.api.http.capacity import Capacity, Limits
@@ -45,7 +48,8 @@ def routes(tracker: Tracker, access: Access, *, limits: Limits = DEFAULT_LIMITS)
 
 def guarded_routes(tracker: Tracker, guard: AccessGuard, *, limits: Limits = DEFAULT_LIMITS) -> list[BaseRoute]:
     """Return the API's routes behind a guard that may get its key later. Without a key it refuses all requests."""
-    unknown = [path + rest for path in GATEWAY_PREFIXES for rest in ("", "/{rest:path}")]
+    prefixes = dict.fromkeys(GATEWAY_PREFIXES, ENVELOPE) | {REPLICATE_PREFIX: REPLICATE_DIALECT}
+    unknown = {path + rest: dialect for path, dialect in prefixes.items() for rest in ("", "/{rest:path}")}
     return _routes_of(endpoints(), unknown, tracker, guard, Capacity(limits))
 
 
@@ -53,13 +57,17 @@ def health_routes(tracker: Tracker, *, ready: bool = True) -> list[BaseRoute]:
     """Return the routes of the health checks, without ``ready`` only /healthz. Put them last in an application."""
     paths = {"/healthz", "/readyz"} if ready else {"/healthz"}
     health = [endpoint for endpoint in OPERATIONS if endpoint.path in paths]
-    return _routes_of(health, (), tracker, AccessGuard(Access()), Capacity(DEFAULT_LIMITS))
+    return _routes_of(health, {}, tracker, AccessGuard(Access()), Capacity(DEFAULT_LIMITS))
 
 
 def _routes_of(
-    endpoints: Iterable[ApiEndpoint], unknown: Iterable[str], tracker: Tracker, guard: AccessGuard, capacity: Capacity
+    endpoints: Iterable[ApiEndpoint],
+    unknown: Mapping[str, ErrorDialect],
+    tracker: Tracker,
+    guard: AccessGuard,
+    capacity: Capacity,
 ) -> list[BaseRoute]:
-    """Return a route for each path. At ``unknown`` paths, errors have the form of the gateway."""
+    """Return a route for each path. At ``unknown`` paths, errors have the form of their gateway."""
 
     def route(path: str, here: Mapping[str, ApiEndpoint], dialect: ErrorDialect) -> ApiRoute:
         return ApiRoute(
@@ -71,16 +79,16 @@ def _routes_of(
         by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
     routes = [route(path, here, next(iter(here.values())).dialect) for path, here in by_path.items()]
     return [
-        *(one for one in routes if one.handler.dialect is PROBLEMS),
+        *(one for one in routes if one.handler.dialect is not ENVELOPE),
         RouteIndex(one for one in routes if one.handler.dialect is ENVELOPE),
-        *(route(path, {}, ENVELOPE) for path in unknown),
+        *(route(path, {}, dialect) for path, dialect in unknown.items()),
         route("/{rest:path}", {}, PROBLEMS),
     ]
 
 
 def endpoints() -> tuple[ApiEndpoint, ...]:
     """Return every endpoint, including /openapi.json and /asyncapi.json."""
-    others = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *AUDIT, *GATEWAY, *STANDARD)
+    others = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *AUDIT, *GATEWAY, *STANDARD, *REPLICATE_GATEWAY)
     events = document_endpoint(
         "asyncapi", "The channels of the events, and their messages", describe_events, EventsDocumentShown
     )

@@ -63,7 +63,7 @@ async def create_task(request: ApiRequest[Nothing, Nothing], *, kind: str) -> Re
     """Submit a task of a kind."""
     http, resources, limits, tracker = request.http, request.resources, request.limits, request.tracker
     require_json(http)
-    key, tags = idempotency_key(http), _tags(http)
+    key, tags = idempotency_key(http), tags_of(http)
     raw = await read_body(http, resources, limit=limits.gateway_body, within=limits.gateway_body_time)
     provider = tracker.providers[KLING].provider
     large = len(raw) > READ_IN_THREAD
@@ -100,7 +100,7 @@ async def list_tasks_of_kind(request: ApiRequest[ListQuery, Nothing], *, kind: s
     return JSONResponse(legacy_envelope([legacy_task(task) for task in tasks], request_id=request.request_id))
 
 
-def _tags(request: Request) -> Sequence[str]:
+def tags_of(request: Request) -> Sequence[str]:
     """Return the tags of the header. They are separated by commas and may be percent-encoded."""
     given = ",".join(request.headers.getlist(TASK_TAGS.name))
     if len(given) > TASK_TAGS.max_length:

@@ -109,7 +109,7 @@ class CallbackUrlBody(Taken):
 class AssetShown(Shown):
     """One result file."""
 
-    kind: Annotated[str, Field(description="image, video, audio, voice or element")]
+    kind: Annotated[str, Field(description="image, video, audio, voice or element, or file.")]
     url: str
     index: int
     group: str
@@ -152,6 +152,9 @@ class TaskShown(Shown):
         dict[str, JsonValue], Field(description="The submitted fields. Large values are replaced by digest and size.")
     ]
     result: ResultShown
+    output: Annotated[
+        JsonValue, Field(description="The free-form output of a succeeded task, for providers whose models have one.")
+    ]
     price: Annotated[dict[str, JsonValue], Field(description="Price fields under the provider's names.")]
     version: int
     status_source: StatusSourceShown | None

@@ -186,9 +186,10 @@ class Discovery:
     async def discover(self, provider: str, kind: str, *, client: ClientIdentity = DISCOVERER) -> Discovered:
         """Read the provider's list and adopt tasks without a row for ``client``.
 
-        A listed task without an external ID may belong to an unresolved submission. The list cannot verify that, so
-        Homing leaves it to the operator. A list that does not show the kinds of its tasks only helps unresolved
-        submissions, so without any of them it is not read.
+        A listed task with the row's own external ID or callback URL is the task of that row. Another one without an
+        external ID may belong to an unresolved submission. The list cannot verify that, so Homing leaves it to the
+        operator. A list that does not show the kinds of its tasks only helps unresolved submissions, so without any of
+        them it is not read.
 
         Raises: NoList, and ProviderUnavailable, if a page cannot be read.
         """
@@ -234,6 +235,7 @@ class Discovery:
             return
         ours = report.external_id
         own = next((task for task in unresolved if ours is not None and ours == task.sent_external_id), None)
+        own = own or await self._adoption.awaited(account, found)
         if own is not None:
             await self._poller.record(Poll(task=own, account=account, at=self._clock()), found)
             result.settled += 1

@@ -218,8 +218,8 @@ class Reconciler:
         ready = [task for task in tasks if task.provider_task_id is not None and task not in proving]
         others = [task for task in tasks if task.provider_task_id is None]
         # A server that answers every batch with unreadable data may still answer single polls.
-        in_batches = self._silent[account.name] < SILENCES and await self._poller.batches(account)
-        self._silent[account.name] %= SILENCES
+        in_batches = self._silent[account.id] < SILENCES and await self._poller.batches(account)
+        self._silent[account.id] %= SILENCES
         if len(ready) > 1 and in_batches:
             size = account.provider.capabilities.batch_size
             chunks = [ready[start : start + size] for start in range(0, len(ready), size)]
@@ -238,7 +238,7 @@ class Reconciler:
         counts.requests += 1
         polled_at = self._clock()
         outcome = await self._poller.query_many(account, [task.provider_task_id or "" for task in tasks])
-        self._silent[account.name] = self._silent[account.name] + 1 if isinstance(outcome, Unknown) else 0
+        self._silent[account.id] = self._silent[account.id] + 1 if isinstance(outcome, Unknown) else 0
         if isinstance(outcome, Sequence):
             found = {one.report.provider_task_id: one for one in outcome}
             reported = [task for task in tasks if task.provider_task_id in found]
@@ -306,12 +306,12 @@ class Reconciler:
             self._budget.spend(answer.requests - 1)
         self._count(task, answer, counts)
         if answer.credential_refused:
-            self._refused[account.name].add(task.id)
-            if len(self._refused[account.name]) < REFUSALS:
+            self._refused[account.id].add(task.id)
+            if len(self._refused[account.id]) < REFUSALS:
                 # For one task, the credential may lack access. Several refusals in a row mean a bad credential.
                 return
         else:
-            self._refused[account.name].clear()
+            self._refused[account.id].clear()
         if answer.pause is not None:
             self._pause(account, answer.pause)
 
@@ -324,7 +324,7 @@ class Reconciler:
             log.warning("task %s: %s", task.id, error.detail)
 
     def _pause(self, account: Account, wait: timedelta) -> None:
-        self._paused[account.name] = self._monotonic() + wait.total_seconds()
+        self._paused[account.id] = self._monotonic() + wait.total_seconds()
         self._poller.watch.paused(account, self._clock() + wait)
 
     def _blocked(self, account: Account) -> datetime | None:
@@ -339,7 +339,7 @@ class Reconciler:
         return now + wait
 
     def _paused_until(self, account: Account, now: datetime) -> datetime | None:
-        left = self._paused.get(account.name, float("-inf")) - self._monotonic()
+        left = self._paused.get(account.id, float("-inf")) - self._monotonic()
         return now + timedelta(seconds=left) if left > 0 else None
 
     def _count(self, before: Task, answer: PollAnswer, counts: Counts) -> None:

@@ -212,6 +212,7 @@ def task_data(task: Task) -> dict[str, Any]:
         "metadata": dict(task.metadata),
         "request": dict(task.request),
         "result": {"assets": [structs.asdict(asset) for asset in facts.assets(task)]},
+        "output": facts.output(task),
         "price": dict(facts.price(task)),
         "version": task.version,
         "status_source": source,

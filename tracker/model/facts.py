@@ -39,6 +39,12 @@ def has_assets(task: Task) -> bool:
     return task.status is Status.SUCCEEDED and fact is not None and bool(fact.value)
 
 
+def output(task: Task) -> JsonValue:
+    """Return the free-form output of a succeeded task, or None."""
+    fact = task.facts.get("output")
+    return fact.value if task.status is Status.SUCCEEDED and fact is not None else None
+
+
 def price(task: Task) -> JsonObject:
     """Return the price fields, with the provider's names."""
     fact = task.facts.get("price")

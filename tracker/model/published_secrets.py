@@ -12,6 +12,7 @@ PUBLISHED: Final = frozenset({
     "made-up-key-for-trying",
     "made-up-secret-of-at-least-32-bytes",
     "made-up-provider-key",
+    "made-up-replicate-key",
     "made-up-secret-key-of-at-least-32-bytes",
     "made-up-callback-secret-of-at-least-32-bytes",
     "whsec_bWFkZS11cC13ZWJob29rLXNlY3JldC0zMi1ieXRlcyE=",

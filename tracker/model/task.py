@@ -106,10 +106,14 @@ class Trouble(StrEnum):
 
 
 class IdSource(StrEnum):
-    """The source of an unverified provider ID: the client that owns the task, a callback, or a lookup."""
+    """The source of an unverified provider ID: the client that owns the task, a callback, or a lookup.
+
+    ``SIGNED`` is a callback with a valid signature.
+    """
 
     OWNER = "owner"
     CALLBACK = "callback"
+    SIGNED = "signed"
     LOOKUP = "lookup"
 
 
@@ -125,7 +129,8 @@ class Flaw(StrEnum):
 class Asset(msgspec.Struct, frozen=True, kw_only=True):
     """One result file.
 
-    ``kind`` is image, video, audio, voice or element. ``duration`` is in seconds, as the provider wrote it.
+    ``kind`` is image, video, audio, voice or element, or file if it is unknown. ``duration`` is in seconds, as the
+    provider wrote it.
     """
 
     kind: str
@@ -142,7 +147,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The parsed body of a provider about one task.
 
     ``provider_status`` is the provider's own status. ``status`` is None if that is missing or unknown, or if Homing
-    cannot read the body (then ``flaw`` says why). ``price`` keeps the provider's field names and values.
+    cannot read the body (then ``flaw`` says why). ``price`` keeps the provider's field names and values. ``output`` is
+    a result of any form, which only some providers have.
     """
 
     provider_task_id: str | None = None
@@ -152,6 +158,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     assets: tuple[Asset, ...] = ()
     price: Mapping[str, JsonValue] = msgspec.field(default_factory=dict)
+    output: JsonValue = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
     flaw: str | None = None
@@ -192,7 +199,7 @@ NO_PRECEDENCE: Final = Precedence(rank=0)
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
-    """One accepted fact (assets, price or message) with the precedence of its report."""
+    """One accepted fact (assets, output, price or message) with the precedence of its report."""
 
     precedence: Precedence
     value: JsonValue

@@ -61,7 +61,6 @@ class Capabilities:
     signs_callbacks: bool
     batch_size: int
     lists_tasks: bool
-    echoes_external_ids: bool
     result_lifetime: timedelta
 
 
@@ -70,14 +69,16 @@ class Kind:
     """One product: its path name, the usual run time of its tasks, and the deadline.
 
     ``looks_up`` is false if the provider documents no query by external ID for this kind. Then a "not found" about an
-    external ID proves nothing. ``own_queries`` is false if queries and lists of this kind also return tasks of other
-    kinds, without their kind. ``needs_api_key`` kinds do not take a ``KeyPair``.
+    external ID proves nothing. ``takes_external_id`` is false if its create request has no field for one: then no reply
+    and no callback can repeat it either. ``own_queries`` is false if queries and lists of this kind also return tasks
+    of other kinds, without their kind. ``needs_api_key`` kinds do not take a ``KeyPair``.
     """
 
     name: str
     usual: timedelta
     deadline: timedelta
     looks_up: bool = True
+    takes_external_id: bool = True
     own_queries: bool = True
     needs_api_key: bool = False
 
@@ -167,10 +168,14 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The provider knows the task. ``body`` is the task's own JSON, for the history."""
+    """The provider knows the task. ``body`` is the task's own JSON, for the history.
+
+    ``callback_url`` is where the provider says that it sends the task's callbacks, empty if it does not say that.
+    """
 
     report: Report
     body: bytes
+    callback_url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +253,8 @@ class Provider(Protocol):
     def authorization(self, credential: Credential, now: datetime) -> Mapping[str, str]:
         """Return the headers with the credential."""
 
-    def submit(self, order: Order, *, external_id: str, callback_url: str | None) -> Call: ...
+    def submit(self, order: Order, *, external_id: str, callback_url: str | None) -> Call:
+        """Return the create request with Homing's IDs. A kind that takes no external ID ignores it."""
 
     def read_submit(self, reply: Reply, *, external_id: str) -> SubmitOutcome: ...
 
@@ -294,3 +300,8 @@ class Account:
     credential: Credential
     credential_settings: str = ""
     address_setting: str = ""
+
+    @property
+    def id(self) -> str:
+        """The name of the account among those of all providers."""
+        return f"{self.provider.name}/{self.name}"

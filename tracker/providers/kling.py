@@ -49,7 +49,6 @@ class Kling:
         signs_callbacks=True,
         batch_size=BATCH,
         lists_tasks=True,
-        echoes_external_ids=True,
         result_lifetime=kling_reports.RESULT_LIFETIME,
     )
     kinds: Final[Mapping[str, Kind]] = MappingProxyType(

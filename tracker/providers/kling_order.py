@@ -5,10 +5,7 @@ external ID and callback URL: Homing sends its own. On the older paths they are 
 dialects within ``options``. A ``callback_url`` in the wrong place is an unknown field, because the provider ignores it.
 """
 
-import base64
-import binascii
 import hashlib
-import json
 import re
 from typing import Any, Final
 
@@ -22,6 +19,7 @@ from tracker.providers.kling_bodies import BODIES
 from tracker.providers.kling_bounds import bound_at
 from tracker.providers.kling_fields import GROUP_MISSING, Part
 from tracker.providers.kling_kinds import KINDS, OMNI_IMAGE
+from tracker.providers.stored_fields import canonical, stored_fields
 
 EXTERNAL_ID: Final = "external_task_id"
 CALLBACK_URL: Final = "callback_url"
@@ -57,14 +55,7 @@ MEDIA_FIELDS: Final = frozenset(
         "voice_url",
     }
 )
-# Base64 or a data URL in a field that is not known: no prose has so long a word.
-_LONG_CONTENT: Final = re.compile(r"(data:[\w/+.;=-]*,)?[A-Za-z0-9+/_-]{512,}={0,2}")
-# A longer text is stored as digest and size in any field, because an unknown field may contain an image.
-MAX_STORED_TEXT: Final = 8_192
-# The limit of all stored fields, in characters of JSON. Every event of the task contains them.
-MAX_STORED_FIELDS: Final = 32_768
 NOT_JSON: Final = "the body is not JSON, or its nesting is too deep"
-NOT_STORED: Final = "not_shown"
 
 # The decoder may quote a value of the client before the path, so the last path counts.
 _ERROR: Final = re.compile(r"(?P<why>.*?)(?: - at `\$\.?(?P<path>[^`$]*)`)?", re.DOTALL)
@@ -100,10 +91,10 @@ def read_order(kind: str, body: JsonObject, allowed: Allowed = PUBLIC_ONLY, *, m
         return Order(
             kind=kind,
             body=forwarded,
-            shown=_stored(forwarded),
+            shown=stored_fields(forwarded, MEDIA_FIELDS),
             # It does not depend on the order of the fields. Equal bodies of two products are two requests. The first
             # product has no name here, because its rows are older than the others.
-            request_hash=hashlib.sha256((_product(kind, model) + _canonical(forwarded)).encode()).hexdigest(),
+            request_hash=hashlib.sha256((_product(kind, model) + canonical(forwarded)).encode()).hexdigest(),
             # The default model is unknown, because documents and gateways differ.
             model=model or identifier(body.get(MODEL)) or "",
             external_id=identifier(own_id),
@@ -180,47 +171,3 @@ def _explained(error: str, shape: type[Part]) -> str:
     if why.endswith(GROUP_MISSING):
         return f"{path}: {why}" if path else why
     return f"{path} must be {bound_at(path, shape)}"
-
-
-def _canonical(body: JsonObject) -> str:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _stored(body: JsonObject) -> JsonObject:
-    """Return the fields to store. Fields beyond the limit are stored as one digest and size."""
-    stored: JsonObject = {}
-    others: JsonObject = {}
-    left = MAX_STORED_FIELDS
-    for name, value in body.items():
-        shown = _shown(name, value)
-        size = len(_canonical({name: shown}))
-        if size <= left:
-            stored[name] = shown
-            left -= size
-        else:
-            others[name] = value
-    if others:
-        stored[NOT_STORED] = _digest(_canonical(others))
-    return stored
-
-
-def _shown(name: str, value: JsonValue) -> JsonValue:
-    if isinstance(value, dict):
-        return {key: _shown(key, below) for key, below in value.items()}
-    if isinstance(value, list):
-        return [_shown(name, below) for below in value]
-    if not isinstance(value, str):
-        return value
-    address = value.lstrip()[:8].lower().startswith(("http://", "https://"))
-    content = value and not address and (name in MEDIA_FIELDS or _LONG_CONTENT.fullmatch(value) is not None)
-    return _digest(value) if content or len(value) > MAX_STORED_TEXT else value
-
-
-def _digest(value: str) -> JsonObject:
-    """Return the digest and the size of the content of a Base64 text or ``data:`` URL, or of any other text itself."""
-    encoded = value.partition(",")[2] if value[:5].lower() == "data:" else value
-    try:
-        content = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        content = value.encode("utf-8", "surrogatepass")
-    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}

@@ -7,11 +7,8 @@ data}``; a code other than 0 is an error even with HTTP 200.
 """
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 
@@ -34,6 +31,7 @@ from tracker.providers.base import (
 )
 from tracker.providers.kling_kinds import KINDS
 from tracker.providers.kling_reports import MESSAGE_LENGTH, NESTING, code_of, read_report, task_of, tasks_in
+from tracker.providers.plain_replies import is_web_page, retry_after, unreadable_reply
 
 # The documented codes, by their meaning for Homing.
 OUR_CREDENTIAL: Final = frozenset(
@@ -50,8 +48,6 @@ NO_SUCH_CALL: Final = frozenset({1202, 1203})
 NOT_FOUND: Final = "Task not found by id/external id: {id}"
 
 CREDENTIAL_CODES: Final = range(1000, 1100)
-MAX_WAIT: Final = timedelta(days=1)
-EXCERPT_LENGTH: Final = 4_096
 TASKS_PER_REPLY: Final = 1_000
 
 
@@ -183,7 +179,7 @@ def open_envelope(reply: Reply) -> Envelope:
     try:
         body = read_object(reply.body)
     except Unreadable as error:
-        message = "a web page, not JSON" if _is_page(reply) else error.detail
+        message = "a web page, not JSON" if is_web_page(reply) else error.detail
         if HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST:
             message = "a redirect"
         return Envelope(status=reply.status, code=None, message=message, body={})
@@ -193,18 +189,6 @@ def open_envelope(reply: Reply) -> Envelope:
     message = text(body.get("message"), MESSAGE_LENGTH)
     has_request_id = identifier(body.get("request_id")) is not None
     return Envelope(status=reply.status, code=code, message=message, body=body, has_request_id=has_request_id)
-
-
-def _is_page(reply: Reply) -> bool:
-    return "html" in reply.headers.get("content-type", "").lower() or reply.body.lstrip()[:1] == b"<"
-
-
-def unreadable_reply(reply: Reply, why: str) -> Unknown:
-    """Return the outcome of an unreadable reply, with the beginning of its body and the target of a redirect."""
-    target = reply.headers.get("location", "")
-    location = f"location: {target} " if target else ""
-    text = location + reply.body[:EXCERPT_LENGTH].decode(errors="replace")
-    return Unknown(why=why, unreadable=True, excerpt=text[:EXCERPT_LENGTH])
 
 
 def common_outcome(reply: Reply, envelope: Envelope, *, query: bool = False) -> Busy | BadCredential | Unknown | None:
@@ -229,7 +213,7 @@ def common_outcome(reply: Reply, envelope: Envelope, *, query: bool = False) -> 
 
 def _absent_call(reply: Reply, envelope: Envelope) -> Unsupported | None:
     """Return an outcome if the server does not have this call: 404, 405, a documented code, or a web page."""
-    page = envelope.successful and envelope.code is None and _is_page(reply)
+    page = envelope.successful and envelope.code is None and is_web_page(reply)
     by_status = envelope.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
     if page or by_status or (envelope.code in NO_SUCH_CALL and not envelope.broken):
         return Unsupported(why=envelope.outline)
@@ -254,15 +238,3 @@ def _list_in(body: JsonObject) -> list[JsonValue] | None:
 def _found(report: Report, task: JsonObject) -> Found:
     body = json.dumps(task, ensure_ascii=False, separators=(",", ":")).encode()
     return Found(report=report, body=body)
-
-
-def retry_after(headers: Mapping[str, str]) -> timedelta | None:
-    """Read ``Retry-After`` in seconds or as a date. A date is compared with the ``Date`` of the reply."""
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return min(timedelta(seconds=int(value)), MAX_WAIT)
-    try:
-        wait = parsedate_to_datetime(value) - parsedate_to_datetime(headers.get("date", ""))
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return max(timedelta(0), min(wait, MAX_WAIT))

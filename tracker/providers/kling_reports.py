@@ -22,6 +22,7 @@ import msgspec
 from tracker.errors import Unreadable
 from tracker.model.task import Asset, Report, Status
 from tracker.model.untrusted import JsonObject, JsonValue, from_milliseconds, identifier, read_object, text
+from tracker.providers.web_addresses import URL_LENGTH, web_address
 
 STATUSES: Final[Mapping[str, Status]] = MappingProxyType(
     {
@@ -47,7 +48,6 @@ _ASSET_ID: Final = ("voice_id", "element_id", "id")
 RESULT_LIFETIME: Final = timedelta(days=30)
 
 ASSETS: Final = 100
-URL_LENGTH: Final = 4096
 STATUS_LENGTH: Final = 100
 MESSAGE_LENGTH: Final = 2_000
 PRICE_LENGTH: Final = 4_096
@@ -98,7 +98,6 @@ _URL_FIELDS: Final[Mapping[str, tuple[str | None, tuple[str, ...]]]] = MappingPr
 _URL_NAMES: Final = _URL_FIELDS.keys()
 _PRICE_FIELDS: Final = ("final_unit_deduction", "final_balance_deduction", "billing")
 _DURATION_TYPES: Final = frozenset({str, int, float})
-_WEB_SCHEMES: Final = frozenset({"http", "https"})
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -255,14 +254,14 @@ def _keep(
     found = False
     asset_id = identifier(_first(entry, _ASSET_ID))
     for name in _named(_URL_NAMES, entry):
-        if (address := _address(entry[name])) is not None:
+        if (address := web_address(entry[name])) is not None:
             group, durations = _URL_FIELDS[name]
             asset = Asset(
                 kind=kind,
                 url=address,
                 index=_index(entry.get("index"), position),
                 group=group or list_group,
-                watermark_url=_address(entry.get("watermark_url")),
+                watermark_url=web_address(entry.get("watermark_url")),
                 duration=_duration(_first(entry, durations)),
                 provider_asset_id=asset_id,
                 expires_at=expires_at,
@@ -273,16 +272,6 @@ def _keep(
         kept.append(Asset(kind=kind, url="", index=position, group=list_group, provider_asset_id=asset_id))
         found = True
     return found
-
-
-def _address(value: JsonValue) -> str | None:
-    """Return a URL that is safe to store and to show, because dashboards make links from it."""
-    if not isinstance(value, str) or len(value) > URL_LENGTH or not value.isprintable():
-        return None
-    scheme, _, rest = value.partition("://")
-    # The blank is the only printable white space. Browsers read a backslash as a slash.
-    fits = rest and rest[0] != "/" and " " not in rest and "\\" not in rest and scheme.lower() in _WEB_SCHEMES
-    return value if fits else None
 
 
 def _index(value: JsonValue, position: int) -> int:

@@ -31,10 +31,9 @@ from tracker.providers.kling_replies import (
     Envelope,
     common_outcome,
     open_envelope,
-    retry_after,
-    unreadable_reply,
 )
 from tracker.providers.kling_reports import MESSAGE_LENGTH, read_report, task_of
+from tracker.providers.plain_replies import retry_after, unreadable_reply
 
 # The documented codes of refusals. 5000 and 5002 are missing on purpose, because after them a task may exist.
 REFUSALS: Final = frozenset({1100, 1101, 1102, 1103, 1200, 1201, 1202, 1203, 1300, 1301})

@@ -69,10 +69,11 @@ class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
             return _orphaned(arrived, counts)
         if known.other_holder(task, observation.report.provider_task_id) is not None:
             observation = structs.replace(observation, mismatch=OF_ANOTHER)
-        transition = lifecycle.advance(task, observation, threshold=rules.threshold)
+        transition = lifecycle.advance(task, observation, threshold=rules.thresholds[task.provider])
         after = transition.task
         if after.candidate_id != task.candidate_id:
-            after = changed(after, unproven_id_from=IdSource.CALLBACK)
+            source = IdSource.SIGNED if observation.trust is Trust.SIGNED else IdSource.CALLBACK
+            after = changed(after, unproven_id_from=source)
         if after.candidate_id is not None and known.get(by_provider_id(task.provider, account, after.candidate_id)):
             # Another row has this ID, so it is not the ID of this task.
             after = changed(after, candidate_id=None, unproven_id_from=None)

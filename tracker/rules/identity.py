@@ -3,9 +3,10 @@
 Facts come only from a report about the task itself. A report whose provider ID belongs to another row, or whose IDs do
 not match the row, is unverified and merges nothing. This holds for every source.
 
-A provider ID is *proven* by the reply to our own submit, and by a report that carries the row's external ID. Until then
-it is unproven, although the provider confirmed that it exists: its owner, a callback or a lookup named it. Where two
-rows claim the same ID, the row that Homing submitted outranks an unproven one, whose ID is then withdrawn.
+A provider ID is *proven* by the reply to our own submit, by a report that carries the row's external ID, and by an
+answer of the provider that has the row's own secret callback URL. Until then it is unproven, although the provider
+confirmed that it exists: its owner, a callback or a lookup named it. Where two rows claim the same ID, the row that
+Homing submitted outranks an unproven one, whose ID is then withdrawn.
 """
 
 from dataclasses import dataclass
@@ -45,16 +46,23 @@ OF_ANOTHER: Final = "the provider ID belongs to another task"
 OTHER_TASK: Final = "the reply is about another task"
 FORMER_TASK: Final = "the provider has an older task under this ID, which Homing deleted long ago"
 WITHDRAWN: Final = "its provider ID belongs to another task and was withdrawn"
-NAMED: Final = frozenset({IdSource.OWNER, IdSource.CALLBACK})
+NAMED: Final = frozenset({IdSource.OWNER, IdSource.CALLBACK, IdSource.SIGNED})
 
 
 class ReplyTo(StrEnum):
-    """The request that a report of the provider replies to."""
+    """The request that a report of the provider replies to, and so the way to its task.
+
+    ``CALLBACK_URL``: whatever the request was, the report names the task's own callback URL.
+    """
 
     SUBMIT = "submit"
     PROVIDER_ID = "provider id"
     EXTERNAL_ID = "external id"
     CANDIDATE = "candidate"
+    CALLBACK_URL = "callback url"
+
+
+PROVING: Final = frozenset({ReplyTo.SUBMIT, ReplyTo.CALLBACK_URL})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +94,14 @@ def identify(known: Known, task: Task, report: Report, reply_to: ReplyTo, policy
     """Compare the IDs of a report with the row, and with all other rows of the batch."""
     own_id = report.external_id is not None and report.external_id == task.sent_external_id
     if task.provider_task_id is not None and task.provider_task_id == report.provider_task_id:
-        proven = task.unproven_id_from is None or own_id or reply_to is ReplyTo.SUBMIT
+        proven = task.unproven_id_from is None or own_id or reply_to in PROVING
         if not proven and _named_otherwise(known, task, report):
             return Identity(mismatch=OTHER_TASK, wrong=True)
         return Identity(source=None if proven else task.unproven_id_from)
     wrong = reply_to is ReplyTo.SUBMIT and task.unproven_id_from is not None and task.provider_task_id is not None
     if report.provider_task_id is None or (task.provider_task_id is not None and not wrong):
         return Identity(mismatch=OTHER_TASK)
-    if own_id or (reply_to is ReplyTo.SUBMIT and report.external_id is None):
+    if own_id or (reply_to in PROVING and report.external_id is None):
         source = None
     elif reply_to is ReplyTo.EXTERNAL_ID and report.external_id is None:
         source = IdSource.LOOKUP

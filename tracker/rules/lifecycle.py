@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import structs
 
-from tracker.model.facts import RANK, asset_to_json, assets, message, price
+from tracker.model.facts import RANK, asset_to_json, assets, message, output, price
 from tracker.model.task import (
     FINAL,
     SETTLED,
@@ -94,7 +94,7 @@ def advance(task: Task, observation: Observation, *, threshold: Trust) -> Transi
     elif trust is not Trust.UNVERIFIED:
         return _accept(seen, observation, trust, alarms)
     seen = _learn_ids(seen, report, trust)
-    if seen.provider_task_id is None and report.provider_task_id is not None and not _has_candidate(seen):
+    if _names_candidate(seen, observation):
         # An ID to poll. A callback alone does not set the provider ID.
         seen = changed(seen, candidate_id=report.provider_task_id)
     unverified = _claimed(seen, observation, seen.status)
@@ -116,6 +116,9 @@ def weigh(task: Task, observation: Observation) -> tuple[Trust, str, tuple[Alarm
         return observation.trust, "", ()
     report = observation.report
     if report.flaw is None and not ids_agree(task, report):
+        if task.provider_task_id is None and (task.sent_external_id, report.external_id) == (None, None):
+            # There is no ID to compare yet. The one in the body is a candidate, which a poll has to confirm.
+            return Trust.UNVERIFIED, "its ID is not known yet, so Homing polls the provider", alarms
         return Trust.UNVERIFIED, _disagreement(task, report), (*alarms, Alarm.MISMATCH)
     if observation.trust is Trust.UNVERIFIED:
         return Trust.UNVERIFIED, FLAW_REASONS[flaw] if flaw else "it is not verified", alarms
@@ -231,6 +234,8 @@ def merge_facts(facts: Mapping[str, Fact], report: Report, *, polled: bool) -> M
     found: dict[str, JsonValue] = {}
     if final and report.assets:
         found["assets"] = [asset_to_json(asset) for asset in report.assets]
+    if final and report.output is not None:
+        found["output"] = report.output
     if final and report.price:
         found["price"] = dict(report.price)
     if report.message:
@@ -266,6 +271,22 @@ def _claimed(task: Task, observation: Observation, status: Status) -> Task:
     return changed(task, conflict_statuses=reports, conflict_at=since)
 
 
+def _names_candidate(task: Task, observation: Observation) -> bool:
+    """Return whether an unverified callback names the ID to poll: the first one, or a later one that is better.
+
+    A signed one is better than an unsigned one. Only for a task without an external ID can a signed callback be
+    unverified, for want of an ID to compare. Any one is better than an ID that the provider has denied repeatedly.
+    """
+    if task.provider_task_id is not None or observation.report.provider_task_id is None:
+        return False
+    if task.candidate_id is None:
+        return True
+    if task.unproven_id_from is IdSource.OWNER:
+        return False
+    is_signed = observation.trust is Trust.SIGNED and task.sent_external_id is None
+    return task.quiet_polls >= DENIED_POLLS or (is_signed and task.unproven_id_from is not IdSource.SIGNED)
+
+
 def _learn_ids(task: Task, report: Report, trust: Trust) -> Task:
     if task.provider_task_id is not None or not report.provider_task_id or trust is Trust.UNVERIFIED:
         return task
@@ -274,15 +295,6 @@ def _learn_ids(task: Task, report: Report, trust: Trust) -> Task:
     # A callback alone does not set the provider ID. But one with the row's external ID is more reliable than one
     # without, so its ID is the one to poll. The owner's word is the most reliable.
     return task if task.unproven_id_from is IdSource.OWNER else changed(task, candidate_id=report.provider_task_id)
-
-
-def _has_candidate(task: Task) -> bool:
-    """Return whether the row has an ID to poll that is better than one of a new unverified callback.
-
-    The ID of an earlier callback is not, once the provider has denied it repeatedly.
-    """
-    is_denied = task.unproven_id_from is IdSource.CALLBACK and task.quiet_polls >= DENIED_POLLS
-    return task.candidate_id is not None and not is_denied
 
 
 def _disagreement(task: Task, report: Report) -> str:
@@ -294,7 +306,7 @@ def _disagreement(task: Task, report: Report) -> str:
 
 def _shown(task: Task) -> tuple[object, ...]:
     """Return the facts that a reader of the task sees. Only a change of these makes a new version."""
-    return (assets(task), price(task), message(task), task.provider_task_id)
+    return (assets(task), output(task), price(task), message(task), task.provider_task_id)
 
 
 def _fact_order(fact: Fact) -> tuple[Precedence, str]:

@@ -1,6 +1,6 @@
 """The parts that all decisions share: their rules, and the rows of a verdict."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,10 +18,13 @@ UNCHANGED: Final = frozenset({Verdict.CONFIRMED, Verdict.OUTRANKED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """The input of every decision besides the rows. ``owner`` is this process, ``habits`` is what it has learned."""
+    """The input of every decision besides the rows. ``owner`` is this process, ``habits`` is what it has learned.
+
+    ``thresholds`` are the lowest trust levels for a final status, by provider.
+    """
 
     policy: Policy
-    threshold: Trust
+    thresholds: Mapping[str, Trust]
     random: Callable[[], float]
     owner: str
     habits: Callable[[], Habits]

@@ -27,7 +27,17 @@ from tracker.model.task import (
     Verdict,
 )
 from tracker.rules import lifecycle, schedule
-from tracker.rules.identity import FORMER_TASK, Identity, ReplyTo, identified, identify, superseded, taking, withdrawn
+from tracker.rules.identity import (
+    FORMER_TASK,
+    OTHER_TASK,
+    Identity,
+    ReplyTo,
+    identified,
+    identify,
+    superseded,
+    taking,
+    withdrawn,
+)
 from tracker.rules.outcomes import UNCHANGED, Rules, alarms_of, entry_of, existing, given_back, replanned
 from tracker.rules.recovery import UNRESOLVED, Denial, may_be_submitting, not_found
 from tracker.rules.schedule import Policy
@@ -57,14 +67,16 @@ UNDECIDED: Final = (
 class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one poll: the provider's ``observation``, or ``why`` there is none.
 
-    ``reply_to`` says which ID the poll used. ``sent`` is false if Homing sent no request. ``again_at`` overrides the
-    schedule. ``denial`` is a not-found answer for an unresolved submission. ``candidate_denied`` means that the
+    ``reply_to`` says which ID the poll used. ``addressee`` is the task whose callback URL the provider named, if it
+    named one of Homing's. ``sent`` is false if Homing sent no request. ``again_at`` overrides the schedule. ``denial``
+    is a not-found answer for an unresolved submission, or that none is possible. ``candidate_denied`` means that the
     provider does not know the candidate ID. ``failure`` goes to the history. ``seen`` holds the observed capabilities
     of the provider's URL.
     """
 
     observation: Observation | None = None
     reply_to: ReplyTo = ReplyTo.PROVIDER_ID
+    addressee: str | None = None
     why: str = ""
     again_at: datetime | None = None
     denial: Denial | None = None
@@ -104,10 +116,10 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         observation = self.result.observation
         if observation is None:
             return self._unanswered(task)
-        identity = identify(known, task, observation.report, self.result.reply_to, self.rules.policy)
+        identity = self._identity(known, task, observation.report)
         if identity.mismatch:
             return self._of_another(task, observation, identity)
-        transition = lifecycle.advance(task, observation, threshold=self.rules.threshold)
+        transition = lifecycle.advance(task, observation, threshold=self.rules.thresholds[task.provider])
         after = identified(task, replace(transition.task, not_found=0), identity)
         if transition.verdict is Verdict.APPLIED:
             after = replace(after, quiet_polls=0)
@@ -132,6 +144,15 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         )
         return taking(change, identity, now=self.now, rules=self.rules)
 
+    def _identity(self, known: Known, task: Task, report: Report) -> Identity:
+        reply_to, addressee = self.result.reply_to, self.result.addressee
+        if addressee == task.id:
+            reply_to = ReplyTo.CALLBACK_URL
+        elif addressee is not None and reply_to is ReplyTo.CANDIDATE:
+            # The ID that a callback or a client named is that of the task with this URL.
+            return Identity(mismatch=OTHER_TASK)
+        return identify(known, task, report, reply_to, self.rules.policy)
+
     def _of_another(
         self, task: Task, observation: Observation, identity: Identity
     ) -> Change[tuple[Task, Verdict, str]]:
@@ -140,7 +161,7 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         The history of this task hides the other task, because another client may own it.
         """
         about = structs.replace(observation, mismatch=identity.mismatch, report=Report())
-        transition = lifecycle.advance(task, about, threshold=self.rules.threshold)
+        transition = lifecycle.advance(task, about, threshold=self.rules.thresholds[task.provider])
         digest = hashlib.sha256(observation.body).hexdigest()
         entries: tuple[Entry, ...] = (entry_of(transition, about, f"poll|another|{digest}"),)
         events = transition.events
@@ -189,8 +210,9 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
             # A conflict ends after its own time.
             return planned_at if again_at is None else min(again_at, self.now + self.rules.policy.conflict_gap)
         if is_nameless(planned):
-            # Only the deadline is left to wait for.
-            return None if planned.status in SETTLED else planned.deadline_at
+            # Only the deadline is left to wait for, or a search of the provider's list.
+            until = planned.deadline_at
+            return None if planned.status in SETTLED else min(again_at or until, until)
         if not self.result.sent and is_nameless(self.polled):
             # An ID came while this poll was waiting.
             return task.next_poll_at or planned_at
@@ -209,7 +231,7 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
                 at=now,
                 note="the deadline passed without an answer",
             )
-            transition = lifecycle.advance(task, clock, threshold=rules.threshold)
+            transition = lifecycle.advance(task, clock, threshold=rules.thresholds[task.provider])
             entries = (entry_of(transition, clock, f"clock|{task.version}"),)
             task, verdict, why = transition.task, transition.verdict, transition.why
         count = int(self.result.sent)
@@ -285,7 +307,7 @@ class Resolve(msgspec.Struct, frozen=True, kw_only=True):
             at=now,
             note=note or f"{status.value}, says the operator",
         )
-        transition = lifecycle.advance(task, observation, threshold=rules.threshold)
+        transition = lifecycle.advance(task, observation, threshold=rules.thresholds[task.provider])
         if transition.task.status is not status:
             raise Conflict(f"the task is {task.status.value}. It cannot become {status.value}")
         after = replanned(transition.task, now=now, rules=rules, lifetime=self.lifetime)

@@ -166,8 +166,8 @@ def repeat_delay(task: Task, *, now: datetime, policy: Policy, retry_after: time
 
 
 def lacks_result(task: Task) -> bool:
-    """Return whether the task succeeded but its files are not known yet."""
-    return task.status is Status.SUCCEEDED and not facts.has_assets(task)
+    """Return whether the task succeeded but its results are not known yet."""
+    return task.status is Status.SUCCEEDED and not facts.has_assets(task) and facts.output(task) is None
 
 
 def _in_time(task: Task, now: datetime, policy: Policy, gap: timedelta) -> datetime:

@@ -180,7 +180,8 @@ class RecordAccepted(msgspec.Struct, frozen=True, kw_only=True):
             return _accepted_as_another(task, identity.mismatch, now=now, rules=rules)
         before = withdrawn(task, now=now, rules=rules) if identity.wrong else None
         observation = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, report=report, at=now)
-        transition = lifecycle.advance(before.task if before else task, observation, threshold=rules.threshold)
+        held = before.task if before else task
+        transition = lifecycle.advance(held, observation, threshold=rules.thresholds[task.provider])
         after = identified(task, replace(given_back(transition.task, rules), not_found=0), identity)
         if after.status in FINAL:
             after = replanned(after, now=now, rules=rules, lifetime=timedelta())
@@ -208,7 +209,7 @@ class RecordAccepted(msgspec.Struct, frozen=True, kw_only=True):
 def _accepted_as_another(task: Task, why: str, *, now: datetime, rules: Rules) -> Change[Task]:
     """Record a reply about another task. The outcome of the submission stays unknown."""
     said = Observation(source=Source.SUBMIT, trust=Trust.PROVIDER, report=Report(), at=now, mismatch=why)
-    transition = lifecycle.advance(task, said, threshold=rules.threshold)
+    transition = lifecycle.advance(task, said, threshold=rules.thresholds[task.provider])
     after = given_back(transition.task, rules)
     if task.status is Status.PENDING:
         after = replace(after, reason=recovery.LOOKING_UP)
@@ -257,7 +258,7 @@ class RecordRefused(msgspec.Struct, frozen=True, kw_only=True):
             at=now,
             note=self.why,
         )
-        transition = lifecycle.advance(task, observation, threshold=rules.threshold)
+        transition = lifecycle.advance(task, observation, threshold=rules.thresholds[task.provider])
         after = given_back(transition.task, rules)
         rejected = after.status is Status.REJECTED
         if rejected:

@@ -98,7 +98,7 @@ class Adoption:
                     return known
             elif named:
                 raise NotFound(f"the provider has no task {ref}")
-        if self._monotonic() < self._absent.get((account.name, request.kind.name, ref), float("-inf")):
+        if self._monotonic() < self._absent.get((account.id, request.kind.name, ref), float("-inf")):
             raise NotFound(f"the provider has no task {ref}")
         return None
 
@@ -111,7 +111,7 @@ class Adoption:
         client, account, kind = request.client, request.account, request.kind.name
         outcome = await self._poller.query(account, kind, ref)
         if isinstance(outcome, Missing):
-            self._remember_absent((account.name, kind, ref))
+            self._remember_absent((account.id, kind, ref))
             raise NotFound(f"the provider has no task {ref}")
         if not isinstance(outcome, Found):
             raise ProviderUnavailable("Homing could not get the task from the provider. Try again later")
@@ -125,6 +125,10 @@ class Adoption:
 
         If a row already waits for this task, return that row, whichever client it belongs to.
         """
+        if (own := await self.awaited(request.account, found)) is not None:
+            poll = Poll(task=own, account=request.account, at=self._clock())
+            if (after := (await self._poller.record(poll, found)).task).provider_task_id is not None:
+                return after
         task = self._row(request, found)
         work: Work[Task] = RecordConfirmed(task=task, named=request.external_id is not None)
         if request.client.sees_all and request.origin == ADOPT:
@@ -133,6 +137,15 @@ class Adoption:
         written = await self._recorder.apply(work)
         answer = await self._poller.record(Poll(task=written, account=request.account, at=self._clock()), found)
         return answer.task
+
+    async def awaited(self, account: Account, found: Found) -> Task | None:
+        """Return the row without a provider ID whose own callback URL the provider has for the task, or None."""
+        task_id = self._poller.addressee(account, found)
+        if task_id is None:
+            return None
+        task = await self._store.tasks.get(task_id)
+        waits = task is not None and (task.provider, task.account) == (account.provider.name, account.name)
+        return task if waits and task is not None and task.provider_task_id is None else None
 
     async def attach(self, client: ClientIdentity, task: Task, account: Account, provider_task_id: str) -> Task:
         """Attach the provider ID from the task's owner, and poll at once to confirm it.
@@ -188,7 +201,9 @@ class Adoption:
             deadline_at=now + (request.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
             external_id=external_id,
             # The external ID at the provider. The client may use another one.
-            sent_external_id=report.external_id if report is not None else external_id,
+            sent_external_id=(report.external_id if report is not None else external_id)
+            if kind.takes_external_id
+            else None,
             provider_task_id=report.provider_task_id if report is not None else None,
             unproven_id_from=IdSource.OWNER if report is not None and report.external_id is None else None,
             tags=distinct_tags(request.tags),

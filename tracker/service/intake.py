@@ -199,7 +199,7 @@ class Intake:
             updated_at=now,
             deadline_at=now + (request.deadline or schedule.deadline_for(kind.name, kind.deadline, policy)),
             external_id=order.external_id,
-            sent_external_id=task_id,
+            sent_external_id=task_id if kind.takes_external_id else None,
             idempotency_key=None if key is None else bounded(key, "Idempotency-Key"),
             request=order.shown,
             request_hash=order.request_hash,
@@ -244,7 +244,7 @@ class Intake:
         # A process that serves a file alone knows that no other process lives.
         gone: dict[str, bool] | None = {} if self._store.shared else None
         left = frozenset(self._left.get(_body_key(task), ()))
-        named = is_named(task)
+        named = is_named(task) and task.sent_external_id is not None
         # Without a retention no row was ever deleted, so the first generation needs no query.
         generation = await self._external_ids.first_generation(task) if named and self._rules.policy.retention else 0
         while True:

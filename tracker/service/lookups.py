@@ -69,6 +69,12 @@ def _looks_up(account: Account, kind: str) -> bool:
     return named is None or named.looks_up
 
 
+def takes_external_id(account: Account, kind: str) -> bool:
+    """Return whether a create request of the kind can have an external ID."""
+    named = account.provider.kinds.get(kind)
+    return named is None or named.takes_external_id
+
+
 def can_prove(task: Task) -> bool:
     """Return whether a lookup of the task can prove anything: Homing sent its external ID, and the provider has it."""
     return (

@@ -35,7 +35,9 @@ from tracker.rules.outcomes import Rules
 from tracker.rules.polls import BATCH_QUERY, LIST_QUERY, Failure, PollResult, RecordPoll
 from tracker.rules.recovery import Denial
 from tracker.service.account_watch import CREDENTIAL_REFUSED, AccountWatch
-from tracker.service.lookups import TRUSTED_FOR, Lookups, can_prove, lookup_seen
+from tracker.service.callback_urls import CallbackUrls
+from tracker.service.list_search import is_searchable, next_search_at, search
+from tracker.service.lookups import TRUSTED_FOR, Lookups, can_prove, lookup_seen, takes_external_id
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
 from tracker.transport import Sender
@@ -68,8 +70,8 @@ class PollAnswer:
 class Poll:
     """One poll of a task: ``reply_to`` says by which ID, ``at`` when.
 
-    ``candidate_denied`` means that a query by the candidate ID found no task. ``seen`` holds the observed capabilities
-    of the URL.
+    ``candidate_denied`` means that a query by the candidate ID found no task. ``again_at`` is the time of the next
+    search. ``seen`` holds the observed capabilities of the URL.
     """
 
     task: Task
@@ -77,6 +79,7 @@ class Poll:
     at: datetime
     reply_to: ReplyTo = ReplyTo.PROVIDER_ID
     candidate_denied: bool = False
+    again_at: datetime | None = None
     seen: tuple[Seen, ...] = ()
 
 
@@ -85,14 +88,16 @@ class Poller:
 
     def __init__(
         self,
-        *,
         store: Store,
+        *,
         recorder: Recorder,
         transport: Sender,
         rules: Rules,
         clock: Callable[[], datetime],
         monotonic: Monotonic,
+        urls: CallbackUrls,
     ) -> None:
+        self._urls = urls
         self.clock_settings = ClockSettings(clock, monotonic)
         self._store = store
         self._recorder = recorder
@@ -147,6 +152,8 @@ class Poller:
         if own is not None:
             outcome = await self.query(account, task.kind, own, external=task.provider_task_id is None)
         if isinstance(outcome, Found | Busy | BadCredential) or not await self._may_guess(task, account, poll.at):
+            if own is None and is_searchable(task, account, poll.at, self._rules.policy):
+                return await self._searched(poll)
             return await self._record_own(poll, outcome)
         assert task.candidate_id is not None
         guess = await self.query(account, task.kind, task.candidate_id)
@@ -177,10 +184,21 @@ class Poller:
             return False
         if task.unproven_id_from is IdSource.OWNER:
             return True
-        if task.sent_external_id is None:
+        if task.sent_external_id is None and takes_external_id(account, task.kind):
             # A refused submission has given its external ID away. A callback cannot bring it back.
             return task.attempts == 0
         return not await self.lookups.proven(account, task.kind)
+
+    async def _searched(self, poll: Poll) -> PollAnswer:
+        """Search the provider's list for a submission with a lost reply."""
+        task, policy = poll.task, self._rules.policy
+        outcome, requests = await search(self, task, poll.account, policy)
+        if outcome is None:
+            again_at = next_search_at(task, poll.at, policy)
+            answer = await self._record_own(replace(poll, again_at=again_at), None)
+        else:
+            answer = await self.record(poll, outcome)
+        return replace(answer, requests=requests)
 
     async def _record_own(self, poll: Poll, outcome: PollOutcome | None) -> PollAnswer:
         """Record the outcome of a poll by the task's own ID, None if it has none."""
@@ -190,8 +208,18 @@ class Poller:
                 poll if task.provider_task_id is not None else _by_external_id(poll, outcome), outcome
             )
         denied = poll.candidate_denied
-        why = "the provider does not know the ID of its callback" if denied else NO_ID
-        unanswered = PollResult(why=why, sent=denied, candidate_denied=denied)
+        # A submission with a lost reply. Nothing will ever show that the provider does not have the task.
+        submitting = recovery.may_be_submitting(task, poll.at, self._rules.policy)
+        lost = task.attempts > 0 and not submitting
+        unresolved = lost and task.status is Status.PENDING and task.reason != recovery.UNRESOLVED
+        unanswered = PollResult(
+            why="the provider does not know the ID of its callback" if denied else NO_ID,
+            sent=denied or poll.again_at is not None,
+            again_at=task.attempt_deadline_at if submitting else poll.again_at,
+            candidate_denied=denied,
+            denial=Denial(at=poll.at, proven=False) if lost else None,
+            alarm=Alarm.UNRESOLVED if unresolved else None,
+        )
         return await self._record(poll, unanswered)
 
     async def look_up(self, task: Task, account: Account, *, within: timedelta) -> PollAnswer | None:
@@ -289,7 +317,12 @@ class Poller:
                     at=self._clock(),
                     body=outcome.body,
                 )
-                result = PollResult(observation=observation, reply_to=poll.reply_to, seen=poll.seen)
+                result = PollResult(
+                    observation=observation,
+                    reply_to=poll.reply_to,
+                    addressee=self.addressee(account, outcome),
+                    seen=poll.seen,
+                )
             case Missing():
                 result = await self._missing(poll, outcome)
             case Busy():
@@ -314,6 +347,10 @@ class Poller:
             case _:
                 assert_never(outcome)
         return await self._record(poll, result, pause=pause)
+
+    def addressee(self, account: Account, found: Found) -> str | None:
+        """Return the ID of Homing's task whose own callback URL the provider has for the task, or None."""
+        return self._urls.task_at(account.provider.name, found.callback_url) if found.callback_url else None
 
     async def postpone(self, task: Task, account: Account, why: str, *, until: datetime) -> PollAnswer:
         """Release a claimed task without a poll."""

@@ -216,10 +216,10 @@ class Submission:
 
     async def _call(self, attempt: _Attempt) -> SubmitOutcome | NotSent:
         task, account = attempt.task, attempt.account
-        assert task.sent_external_id is not None
-        call = account.provider.submit(
-            attempt.order, external_id=task.sent_external_id, callback_url=self._callback_url_of(task)
-        )
+        # A kind that takes no external ID ignores this one.
+        external_id = task.sent_external_id or task.id
+        callback_url = self._callback_url_of(task)
+        call = account.provider.submit(attempt.order, external_id=external_id, callback_url=callback_url)
         now = self._clock()
         within = min(self._rules.policy.attempt, max(attempt.deadline.left, timedelta(seconds=1)))
         try:
@@ -228,7 +228,7 @@ class Submission:
             return error
         except ReplyLost as error:
             return Unknown(why=error.detail)
-        outcome = account.provider.read_submit(reply, external_id=task.sent_external_id)
+        outcome = account.provider.read_submit(reply, external_id=external_id)
         outcome = _without_credential(outcome, account.credential)
         self._poller.watch.answered(account, outcome)
         return outcome

@@ -54,7 +54,7 @@ class Tracker(TaskReads):
         accounts: Mapping[str, Account],
         public_url: str | None,
         callback_secrets: Sequence[bytes],
-        threshold: Trust,
+        thresholds: Mapping[str, Trust],
         policy: Policy,
         clock: Callable[[], datetime],
         monotonic: Monotonic,
@@ -77,7 +77,7 @@ class Tracker(TaskReads):
         self.learner = Learner(store=store, accounts=accounts, policy=policy, clock=clock, monotonic=monotonic)
         self.rules = rules = Rules(
             policy=policy,
-            threshold=threshold,
+            thresholds=thresholds,
             random=Random(random_bytes(16)).random,  # noqa: S311 - spreads due times, and is used for every callback
             owner=self.owner,
             habits=lambda: self.learner.habits,
@@ -88,21 +88,16 @@ class Tracker(TaskReads):
         self.sink_secrets = sink_secrets
         self.sink_admin = SinkAdmin(store, sinks, sink_secrets, clock=clock, committed=self.feed.signal_commit)
         self._waiting = Waiting(feed=self.feed, get=self.get)
-        self._recorder = Recorder(store, committed=self.feed.signal_commit)
+        self._recorder = recorder = Recorder(store, committed=self.feed.signal_commit)
         self._transport = transport
-        self._callback_urls = CallbackUrls(
+        self._callback_urls = urls = CallbackUrls(
             store=store, public_url=public_url, secrets=callback_secrets, clock=clock, random_bytes=random_bytes
         )
         self._restoration = Restoration(
-            store,
-            feed=self.feed,
-            learner=self.learner,
-            callback_urls=self._callback_urls,
-            recorder=self._recorder,
-            clock=clock,
+            store, feed=self.feed, learner=self.learner, callback_urls=urls, recorder=recorder, clock=clock
         )
         self.poller = Poller(
-            store=store, recorder=self._recorder, transport=transport, rules=rules, clock=clock, monotonic=monotonic
+            store, recorder=recorder, transport=transport, rules=rules, clock=clock, monotonic=monotonic, urls=urls
         )
         self.watch = self.poller.watch
         self.submission = Submission(

@@ -120,10 +120,16 @@ def test_unusable_public_url_is_refused(url: str) -> None:
 
 
 def test_min_final_trust_depends_on_signatures() -> None:
-    assert read().threshold is Trust.TOKEN
-    assert read(kling_webhook_secrets=WEBHOOK).threshold is Trust.SIGNED
-    assert read(min_final_trust="provider").threshold is Trust.PROVIDER
-    assert read(min_final_trust="signed").threshold is Trust.SIGNED
+    assert set(read().thresholds.values()) == {Trust.TOKEN}
+    assert set(read(min_final_trust="provider").thresholds.values()) == {Trust.PROVIDER}
+    assert set(read(min_final_trust="signed").thresholds.values()) == {Trust.SIGNED}
+
+
+def test_secrets_of_one_provider_leave_trust_of_another() -> None:
+    kling, replicate = read(kling_webhook_secrets=WEBHOOK), read(replicate_webhook_secrets=WEBHOOK)
+
+    assert kling.thresholds == {"kling": Trust.SIGNED, "replicate": Trust.TOKEN}
+    assert replicate.thresholds == {"kling": Trust.TOKEN, "replicate": Trust.SIGNED}
 
 
 def test_empty_value_is_unset() -> None:
@@ -230,7 +236,7 @@ def test_repr_hides_secrets() -> None:
 def test_program_passes_values_unchanged() -> None:
     settings = Settings(port=0, deadline=timedelta(hours=1), callback_secrets=(b"x" * 32,), min_final_trust=Trust.TOKEN)
     assert settings.deadline == timedelta(hours=1)
-    assert settings.threshold is Trust.TOKEN
+    assert settings.thresholds["kling"] is Trust.TOKEN
 
 
 def test_database_name_hides_its_password() -> None:

@@ -22,7 +22,7 @@ from tracker.providers.base import (
     Unsupported,
 )
 from tracker.providers.kling import Kling
-from tracker.providers.kling_replies import retry_after
+from tracker.providers.plain_replies import retry_after
 
 EXTERNAL_ID = "hm01k9tsv5me8kq3x1w7c0b2n4ra"
 KLING = Kling()

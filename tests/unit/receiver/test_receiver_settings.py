@@ -14,12 +14,14 @@ from tracker.errors import SettingsError
 
 KEY = b"made-up key for the settings' own tests"
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
+OTHER = f"whsec_{base64.b64encode(KEY[::-1]).decode()}"
 BROKEN = "whsec_made-up!broken"
 
 
 @dataclass(frozen=True)
 class Configured:
     kling_webhook_secrets: tuple[str, ...]
+    replicate_webhook_secrets: tuple[str, ...] = ()
     public_url: str | None = None
 
 
@@ -28,13 +30,13 @@ def made(**changed: Any) -> ReceiverSettings:
 
 
 def test_secrets_are_read_from_process_settings() -> None:
-    settings = ReceiverSettings.from_settings(Configured((SECRET,)))
-    assert settings.webhook_secrets == {"kling": (SECRET,)}
+    settings = ReceiverSettings.from_settings(Configured((SECRET,), (OTHER,)))
+    assert settings.webhook_secrets == {"kling": (SECRET,), "replicate": (OTHER,)}
 
 
 def test_provider_without_secrets_has_no_verifier() -> None:
     assert verifiers({}) == dict.fromkeys(VERIFIERS)
-    assert verifiers(ReceiverSettings.from_settings(Configured(())).webhook_secrets) == {"kling": None}
+    assert verifiers(ReceiverSettings.from_settings(Configured(())).webhook_secrets) == dict.fromkeys(VERIFIERS)
 
 
 def test_provider_with_secrets_has_verifier() -> None:
@@ -87,4 +89,4 @@ def test_zero_timeout_is_refused(name: str) -> None:
     ],
 )
 def test_path_of_public_url_is_prefix(public_url: str | None, prefix: str) -> None:
-    assert ReceiverSettings.from_settings(Configured((), public_url)).prefix == prefix
+    assert ReceiverSettings.from_settings(Configured((), (), public_url)).prefix == prefix

@@ -257,7 +257,17 @@ def test_callback_with_other_external_id_is_unverified(trust: Trust, ours: str |
 
 def test_callback_for_task_without_ids_is_unverified() -> None:
     transition = weighed(a_task(sent_external_id=None), by_callback(a_report(external_id=None)))
-    assert (transition.trust, transition.alarms) == (Trust.UNVERIFIED, (Alarm.MISMATCH,))
+    assert (transition.trust, transition.alarms) == (Trust.UNVERIFIED, ())
+    assert transition.task.candidate_id == "provider-1"
+
+
+def test_signed_callback_replaces_candidate_of_a_forged_one() -> None:
+    forged = by_callback(a_report(provider_task_id="forged", external_id=None), Trust.UNVERIFIED)
+    signed = by_callback(a_report(external_id=None), Trust.SIGNED)
+
+    assert after(a_task(sent_external_id=None), forged).candidate_id == "forged"
+    assert after(a_task(sent_external_id=None), forged, signed).candidate_id == "provider-1"
+    assert after(a_task(sent_external_id=None), signed, forged).candidate_id == "provider-1"
 
 
 def test_known_provider_id_alone_must_match() -> None:
