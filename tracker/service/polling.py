@@ -1,30 +1,22 @@
 """Polls the provider about one task or many, and records the answers."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
-from typing import Final, TypeVar, assert_never
+from typing import Final, assert_never
 
 import msgspec
 
-from tracker.errors import NotSent, ReplyLost
-from tracker.model.changes import Change, RecordChange, Seen
+from tracker.model.changes import Seen
 from tracker.model.clock import ClockSettings, Monotonic
 from tracker.model.task import Alarm, IdSource, Observation, Source, Status, Task, Trust, Verdict
 from tracker.providers.base import (
     Account,
     BadCredential,
     Busy,
-    Call,
     Found,
-    ListOutcome,
-    ManyOutcome,
     Missing,
     PollOutcome,
-    Query,
-    Reply,
     Unknown,
     Unsupported,
 )
@@ -32,20 +24,17 @@ from tracker.providers.masking import excerpt, masked
 from tracker.rules import recovery
 from tracker.rules.identity import ReplyTo
 from tracker.rules.outcomes import Rules
-from tracker.rules.polls import BATCH_QUERY, LIST_QUERY, Failure, PollResult, RecordPoll
+from tracker.rules.polls import Failure, PollResult, RecordPoll
 from tracker.rules.recovery import Denial
-from tracker.service.account_watch import CREDENTIAL_REFUSED, AccountWatch
+from tracker.service.account_watch import CREDENTIAL_REFUSED
 from tracker.service.callback_urls import CallbackUrls
 from tracker.service.list_search import is_searchable, next_search_at, search
-from tracker.service.lookups import TRUSTED_FOR, Lookups, can_prove, lookup_seen, takes_external_id
+from tracker.service.lookups import Lookups, can_prove, lookup_seen, takes_external_id
+from tracker.service.provider_queries import ProviderQueries
 from tracker.service.recorder import Recorder
 from tracker.storage.store import Store
 from tracker.transport import Sender
 
-Outcome = TypeVar("Outcome", PollOutcome, ManyOutcome, ListOutcome)
-
-# In bytes. Reading such a reply takes some milliseconds.
-LARGE_REPLY: Final = 64 * 1024
 BUSY_PAUSE: Final = timedelta(seconds=5)
 NO_ID: Final = "there is no ID to poll by: waiting for its callback, or for its ID at the provider"
 CREDENTIAL_PAUSE: Final = timedelta(seconds=60)
@@ -83,7 +72,7 @@ class Poll:
     seen: tuple[Seen, ...] = ()
 
 
-class Poller:
+class Poller(ProviderQueries):
     """Polls the provider. Polling and recording are separate, so that one reply can update many tasks."""
 
     def __init__(
@@ -97,14 +86,10 @@ class Poller:
         monotonic: Monotonic,
         urls: CallbackUrls,
     ) -> None:
+        super().__init__(store, recorder=recorder, transport=transport, time=rules.policy.query, clock=clock)
         self._urls = urls
         self.clock_settings = ClockSettings(clock, monotonic)
-        self._store = store
-        self._recorder = recorder
-        self._transport = transport
-        self.watch = AccountWatch(store=store, recorder=recorder, clock=clock)
         self._rules = rules
-        self._clock = clock
         self.lookups = Lookups(store=store, policy=rules.policy, clock=clock)
 
     async def lookups_to_prove(self, account: Account, tasks: Sequence[Task]) -> Sequence[Task]:
@@ -229,77 +214,6 @@ class Poller:
         poll = Poll(task=task, account=account, at=self._clock())
         outcome = await self.query(account, task.kind, task.sent_external_id, external=True, within=within)
         return await self.record(_by_external_id(poll, outcome), outcome) if isinstance(outcome, Found) else None
-
-    async def query(
-        self,
-        account: Account,
-        kind: str,
-        task_id: str,
-        *,
-        external: bool = False,
-        within: timedelta | None = None,
-    ) -> PollOutcome:
-        """Send one query, and return every failure as an outcome. ``external`` means that Homing made the ID."""
-        wanted = Query(kind=kind, task_id=task_id, external=external)
-        call = account.provider.query(wanted)
-        if call is None:
-            # A task may have this external ID, but no query can carry it. A provider ID of this form does not exist.
-            return Missing(
-                message="there is no query for this external ID"
-                if external
-                else "no task of the provider can have this ID"
-            )
-        time = self._rules.policy.query if within is None else min(within, self._rules.policy.query)
-        read = partial(account.provider.read_query, wanted=wanted)
-        return await self._answer(account, call, read, within=time)
-
-    async def query_many(self, account: Account, task_ids: Sequence[str]) -> ManyOutcome:
-        """Query many tasks with one call, by the provider's IDs. Return every failure as an outcome."""
-        call = account.provider.query_many(task_ids)
-        outcome = await self._answer(account, call, account.provider.read_query_many, within=self._rules.policy.query)
-        if isinstance(outcome, Unsupported):
-            await self._lacks(account, "", BATCH_QUERY)
-        return outcome
-
-    async def list_page(self, account: Account, kind: str, cursor: str | None) -> ListOutcome:
-        """Query one page of the account's tasks, None for the first. Return every failure as an outcome."""
-        call = account.provider.list_page(kind, cursor)
-        read = partial(account.provider.read_list, kind=kind, cursor=cursor)
-        outcome = await self._answer(account, call, read, within=self._rules.policy.query)
-        if isinstance(outcome, Unsupported):
-            await self._lacks(account, kind, LIST_QUERY)
-        return outcome
-
-    async def _lacks(self, account: Account, kind: str, name: str) -> None:
-        """Record that the URL lacks a capability."""
-        seen = Seen(base_url=account.base_url, kind=kind, name=name, present=False, at=self._clock())
-        await self._recorder.apply(RecordChange(Change(result=None, seen=(seen,))))
-
-    async def _answer(
-        self, account: Account, call: Call, read: Callable[[Reply], Outcome], *, within: timedelta
-    ) -> Outcome | Unknown:
-        """Send a query and read its answer. The account watch takes note of the answer."""
-        outcome: Outcome | Unknown
-        try:
-            reply = await self._transport.send(account, call, now=self._clock(), within=within)
-            # A page of a list can be megabytes long. Reading it must not delay callbacks.
-            outcome = await asyncio.to_thread(read, reply) if len(reply.body) > LARGE_REPLY else read(reply)
-        except (NotSent, ReplyLost) as error:
-            outcome = Unknown(why=error.detail)
-        self.watch.answered(account, outcome)
-        return outcome
-
-    async def batches(self, account: Account) -> bool:
-        """Return whether the URL is known to accept many IDs in one query."""
-        return account.provider.capabilities.batch_size > 0 and await self._may_have(account, "", BATCH_QUERY)
-
-    async def lists(self, account: Account, kind: str) -> bool:
-        """Return whether the URL may offer the list of a kind."""
-        return account.provider.capabilities.lists_tasks and await self._may_have(account, kind, LIST_QUERY)
-
-    async def _may_have(self, account: Account, kind: str, name: str) -> bool:
-        seen = await self._store.accounts.capability(account.base_url, kind, name)
-        return seen is None or seen[0] or self._clock() - seen[1] > TRUSTED_FOR
 
     async def record(self, poll: Poll, outcome: PollOutcome) -> PollAnswer:
         """Record one outcome, and the observed capabilities of the URL.

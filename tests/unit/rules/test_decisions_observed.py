@@ -150,7 +150,7 @@ def test_candidate_id_survives_some_denials() -> None:
 
 
 @pytest.mark.parametrize(("quiet_polls", "kept"), [(0, True), (DENIED_POLLS - 1, True), (DENIED_POLLS, False)])
-@pytest.mark.parametrize("source", [IdSource.CALLBACK, IdSource.OWNER])
+@pytest.mark.parametrize("source", [IdSource.SIGNED, IdSource.OWNER])
 def test_denied_candidate_id_gives_way_to_newer_callback(quiet_polls: int, source: IdSource, *, kept: bool) -> None:
     task = a_task(
         sent_external_id=None,
