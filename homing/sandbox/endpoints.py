@@ -20,6 +20,7 @@ from starlette.routing import Route
 from homing.sandbox import listing, refusals, results, shapes, submission
 from homing.sandbox.auth import Authenticator
 from homing.sandbox.faults import Faults
+from homing.sandbox.helpers import Helper, Helpers
 from homing.sandbox.ledger import Ledger
 from homing.sandbox.products import PRODUCTS
 from homing.sandbox.refusals import Refusal
@@ -55,11 +56,15 @@ class Endpoints:
         self._ledger = ledger
         self._runner = runner
         self._wire = wire
+        self._helpers = Helpers(ledger)
         self._authenticator = Authenticator(settings.api_keys, settings.access_keys, legacy_only=settings.reseller)
 
     def routes(self) -> list[Route]:
         routes = [Route("/results/{name}", self._result, methods=["GET"])]
         for prefix in PREFIXES:
+            for call in self._helpers.calls():
+                answer = self._guarded("helper", partial(self._helper, call=call))
+                routes.append(Route(prefix + call.path, answer, methods=[call.method]))
             for kind, product in PRODUCTS.items():
                 if product.dialect != "legacy":
                     path = f"{prefix}/{kind}" + ("/{model}" if product.dialect == "new" else "")
@@ -190,6 +195,13 @@ class Endpoints:
                 "has_more": bool(page.next_cursor),
             }
         )
+
+    async def _helper(self, request: Request, account: str, number: int, *, call: Helper) -> Response:
+        raw = await self._body(request) if call.method == "POST" else b""
+        data = self._helpers.answer(call, raw, request.query_params, account)
+        if dice := self._faults.strike("helper_reply_lost", number):
+            return Lost(self._wire, dice.choice((0.0, self._settings.hang_for)))
+        return succeeded(data)
 
     async def _result(self, request: Request) -> Response:
         self._ledger.count("result")

@@ -29,6 +29,7 @@ SUBMIT_FAULTS: Mapping[str, str] = {
     "duplicate_made": "a create request with a used external ID makes a second task",
 }
 REPLY_FAULTS: Mapping[str, str] = {
+    "helper_reply_lost": "a call that is answered at once is done, then the connection is dropped or hangs",
     "server_error": "500/5000, 504/5002 or a bare 502; a create request may have made its task anyway",
     "lookup_denied": "queries by external ID never find the task, as if a gateway had sent another ID to the provider",
     "query_error": "a query is answered 5000, 429/1302, code 5000 under HTTP 200, or with broken JSON",

@@ -14,8 +14,11 @@ from homing.sandbox.settings import SandboxSettings
 from homing.sandbox.submission import JsonObject
 from homing.sandbox.task import Task
 
-ENDPOINTS = ("create", "single", "batch", "list", "cursor", "result")
-"""The names under which requests are counted: `batch` is `GET /tasks`, `cursor` is `POST /tasks`."""
+ENDPOINTS = ("create", "single", "batch", "list", "cursor", "helper", "result")
+"""The names under which requests are counted: `batch` is `GET /tasks`, `cursor` is `POST /tasks`.
+
+`helper` is a call that is answered at once.
+"""
 
 
 @dataclass(slots=True)
@@ -35,6 +38,7 @@ class Ledger:
         self.requests: Counter[str] = Counter(dict.fromkeys(ENDPOINTS, 0))
         self.refused: Counter[str] = Counter()
         self.creations: dict[str, Creations] = {}
+        self.charges: list[JsonObject] = []
         self._tasks: dict[str, Task] = {}
         self._by_external_id: dict[str, Task] = {}
 
@@ -49,6 +53,10 @@ class Ledger:
         """Count a request and return its number, from 1."""
         self.requests[endpoint] += 1
         return self.requests[endpoint]
+
+    def charge(self, call: str, account: str, units: float) -> None:
+        """Enter a call that was done at once and costs or makes something."""
+        self.charges.append({"call": call, "account": account, "units": units})
 
     def count_create(self, external_id: str | None) -> None:
         """Count a well-formed create request. Its outcome does not matter."""
@@ -91,6 +99,7 @@ class Ledger:
                 external_id: {"requests": c.requests, "accepted": len(c.task_ids), "task_ids": c.task_ids}
                 for external_id, c in self.creations.items()
             },
+            "charges": self.charges,
             "callbacks": {
                 "sent": sum(len(delivery.attempts) for delivery in sent),
                 "waiting": sum(delivery.state == "waiting" for delivery in deliveries),

@@ -23,10 +23,16 @@ _MAX_PAGE, _MAX_SIZE = 1000, 500
 
 def numbered_page(tasks: Iterable[Task], query: Mapping[str, str]) -> list[Task]:
     """Return the requested page, or raise `Refusal` (1201)."""
+    first, last = page_bounds(query)
+    newest_first = sorted(tasks, key=lambda task: task.index, reverse=True)
+    return newest_first[first:last]
+
+
+def page_bounds(query: Mapping[str, str]) -> tuple[int, int]:
+    """Return where the requested page begins and ends, or raise `Refusal` (1201)."""
     page = _bounded("pageNum", query.get("pageNum", "1"), _MAX_PAGE)
     size = _bounded("pageSize", query.get("pageSize", "30"), _MAX_SIZE)
-    newest_first = sorted(tasks, key=lambda task: task.index, reverse=True)
-    return newest_first[(page - 1) * size : page * size]
+    return (page - 1) * size, page * size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -151,7 +151,7 @@ def _legacy_result(task: Task, state: State) -> JsonObject:
 
 def _legacy_entry(task: Task, number: int, entry: Entry, urls: list[str]) -> JsonObject:
     named = {field: url for (field, _), url in zip(entry.files, urls, strict=False)}
-    identity = _identity(task, number)
+    identity = result_id(task, number)
     match entry.type:
         case "image":
             return {"index": number} | named | _watermark(task, urls)
@@ -174,7 +174,7 @@ def _legacy_entry(task: Task, number: int, entry: Entry, urls: list[str]) -> Jso
 def _output(task: Task, number: int, entry: Entry, urls: list[str]) -> JsonObject:
     named = {field: url for (field, _), url in zip(entry.files, urls, strict=False)}
     output: JsonObject = {"type": entry.type}
-    identity = _identity(task, number)
+    identity = result_id(task, number)
     match entry.type:
         case "image":
             output |= named | _watermark(task, urls)
@@ -193,7 +193,7 @@ def _output(task: Task, number: int, entry: Entry, urls: list[str]) -> JsonObjec
             return output | named | (_watermark(task, urls) if entry.type.endswith("video") else {})
 
 
-def _identity(task: Task, number: int) -> str:
+def result_id(task: Task, number: int) -> str:
     """Return the ID of an entry of a result: 18 digits, as the provider's are today."""
     return str(_FIRST_RESULT_ID + task.index * _MOST_ENTRIES + number)
 
