@@ -257,3 +257,32 @@ def test_values_with_old_names_get_new_names(database: str, tmp_path: Path, requ
             "facts": {"message": {"precedence": {"rank": 3, "polled": True}, "value": '"polls":'}},
         },
     ]
+
+
+MADE_BEFORE = """
+UPDATE tasks SET kind = 'general/custom-voices', status = 'succeeded', provider_task_id = '7', provider = 'kling',
+    client = 'studio',
+    facts = '{"assets":[5,false,0,true,[{"kind":"voice","url":"","provider_asset_id":"845"}]]}' WHERE id = 'open';
+UPDATE tasks SET kind = 'general/custom-voices', status = 'failed', facts = '{}' WHERE id = 'agreed'
+"""
+
+
+@pytest.mark.parametrize("database", ["file", "server"])
+def test_voices_of_earlier_tasks_are_claimed(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = f"sqlite:///{tmp_path / 'homing.db'}"
+    if database == "server":
+        url = request.getfixturevalue("postgres").fresh(migrated=False)
+    engine = create_engine(url)
+    first_schema.add_tasks(engine, {name: DOUBTS[name] for name in ("open", "agreed")})
+    with engine.begin() as connection:
+        migrate.upgrade(connection, to="0010")
+        for statement in MADE_BEFORE.strip().split(";\n"):
+            connection.exec_driver_sql(statement)
+
+        migrate.upgrade(connection)
+
+        found = connection.exec_driver_sql(
+            "SELECT provider, type, object_id, client, kind, provider_task_id, verified FROM object_claims"
+        ).all()
+    engine.dispose()
+    assert [tuple(row) for row in found] == [("kling", "voice", "845", "studio", "general/custom-voices", "7", False)]

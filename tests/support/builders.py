@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from tracker.model.changes import Change, Entry, Key, Known, RecordChange, Work, by_id
+from tracker.model.helper_records import HelperRecord
 from tracker.model.records import Completion, HistoryEntry, Orphan
 from tracker.model.sinks import SinkSpec
 from tracker.model.task import Asset, Event, Observation, Report, Source, Status, Task, Trust, Verdict, new_task_id
@@ -66,6 +67,21 @@ def inferred(status: Status, source: Source = Source.CLOCK, **changes: Any) -> O
     """Return an inference by Homing: an expiry by the clock, or a refusal."""
     values: dict[str, Any] = {"source": source, "trust": Trust.PROVIDER, "report": Report(status=status), "at": NOW}
     return Observation(**(values | changes))
+
+
+def a_helper_call(**changes: Any) -> HelperRecord:
+    values: dict[str, Any] = {
+        "provider": "kling",
+        "account": "default",
+        "client": "local",
+        "call": "POST /v1/audio/tts",
+        "request_hash": "a",
+        "idempotency_key": None,
+        "owner": "somebody",
+        "created_at": NOW,
+        "until": NOW + timedelta(minutes=1),
+    }
+    return HelperRecord(**(values | changes))
 
 
 def a_sink(*, name: str, address: str, beginning: bool = False) -> SinkSpec:

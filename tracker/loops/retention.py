@@ -69,6 +69,7 @@ class Retention:
                 deleted.alarms,
                 deleted.tombstones,
                 deleted.audits,
+                deleted.helper_calls,
             }
             if not more or self._unlogged >= LOGGED_TASKS:
                 self._log()

@@ -21,7 +21,7 @@ from tracker.errors import ClientError
 from tracker.model.changes import Change, Key, Known, Work
 from tracker.model.records import AlarmCount, HistoryEntry
 from tracker.model.task import Source, Task, Verdict
-from tracker.storage import account_store, alarms, audit_store, event_rows, orphan_store, rows
+from tracker.storage import account_store, alarms, audit_store, claim_store, event_rows, orphan_store, rows
 from tracker.storage.engine import bulk, event_order
 from tracker.storage.engine.bulk import SQLITE, Plan, Rows, Statement
 from tracker.storage.engine.upserts import Insert
@@ -186,6 +186,7 @@ def _write_tasks(dialect: str, changes: Sequence[Change[Any]], before: dict[str,
     yield from bulk.insert_rows(dialect, TAGS, ("tag", "task_id"), tags)
     metadata = [(key, value, task.id) for task in labeled for key, value in sorted(task.metadata.items())]
     yield from bulk.insert_rows(dialect, TASK_METADATA, ("key", "value", "task_id"), metadata)
+    yield from claim_store.of_tasks(dialect, ordered, before)
 
 
 def _write_submissions(dialect: str, changes: Sequence[Change[Any]]) -> Iterator[Statement]:

@@ -16,6 +16,7 @@ from tracker.storage import rows
 from tracker.storage.engine.table_store import TableStore, read_transaction, write_transaction
 from tracker.storage.engine.upserts import upsert
 from tracker.storage.event_store import delete_events, latest_cursor
+from tracker.storage.helper_tables import HELPER_CALLS
 from tracker.storage.orphan_table import ORPHANS
 from tracker.storage.tables import ALARMS, AUDIT, DELIVERIES, EVENTS, FORGOTTEN, SINKS, TASKS
 
@@ -44,6 +45,7 @@ class Deleted:
     alarms: int = 0
     tombstones: int = 0
     audits: int = 0
+    helper_calls: int = 0
     after: Place | None = None
 
 
@@ -72,6 +74,7 @@ class RetentionStore(TableStore):
             alarms=_delete(connection, ALARMS, ALARMS.c.hour, until - HOUR, limit),
             tombstones=_delete(connection, FORGOTTEN, FORGOTTEN.c.at, now - REMEMBERED, limit),
             audits=_delete(connection, AUDIT, AUDIT.c.at, min(until, now - REMEMBERED), limit),
+            helper_calls=_delete(connection, HELPER_CALLS, HELPER_CALLS.c.created_at, until, limit),
             after=seen[-1] if len(seen) == limit else None,
         )
 

@@ -19,12 +19,14 @@ from tracker.storage.account_store import AccountStore
 from tracker.storage.alarm_log import AlarmLog
 from tracker.storage.audit_store import AuditStore
 from tracker.storage.callback_url_store import CallbackUrlStore
+from tracker.storage.claim_store import ClaimStore
 from tracker.storage.delivery_store import DeliveryStore
 from tracker.storage.due_task_store import DueTaskStore
 from tracker.storage.engine.database import BUSY, Database
 from tracker.storage.engine.event_order import WENT_BACK, WentBack, continue_numbers
 from tracker.storage.engine.notices import PostgresNotices
 from tracker.storage.event_store import EventStore, Written
+from tracker.storage.helper_store import HelperStore
 from tracker.storage.orphan_store import OrphanStore
 from tracker.storage.progress_store import ProgressStore
 from tracker.storage.rehearsal import rehearse
@@ -67,9 +69,11 @@ class Store:
         self.accounts = AccountStore(database)
         self.audit = AuditStore(database)
         self.callback_urls = CallbackUrlStore(database, self.audit)
+        self.claims = ClaimStore(database)
         self.due_tasks = DueTaskStore(database)
         self.events = EventStore(database)
         self.deliveries = DeliveryStore(database, self.audit)
+        self.helper_calls = HelperStore(database)
         self.orphans = OrphanStore(database)
         self.progress = ProgressStore(database, self.events)
         self.result_expiry = ResultExpiryStore(database, self._alarm_log)
