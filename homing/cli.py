@@ -25,7 +25,7 @@ GROUPS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
         "Try and run": ("demo", "sandbox", "serve", "reconcile", "migrate", "doctor"),
         "Tasks": ("submit", "expect", "adopt", "tasks", "why"),
         "Events and sinks": ("events", "sinks", "deliveries", "replay"),
-        "Operate": ("stats", "orphans", "callback-url", "key", "audit"),
+        "Operate": ("stats", "orphans", "callback-url", "key", "audit", "helper-calls"),
         "Documents": ("openapi", "asyncapi"),
     }
 )

@@ -25,6 +25,7 @@ from tracker.delivery.sinks.subscriber import Subscriber
 from tracker.delivery.timing import RELAY_TIMING, RelayTiming
 from tracker.errors import SettingsError
 from tracker.loops.expiry import Expiry
+from tracker.loops.lost_calls import LostCalls
 from tracker.loops.membership import HEARTBEAT_TIMING, HeartbeatTiming, Membership, this_process
 from tracker.loops.retention import Retention
 from tracker.model.clock import SteeredClock
@@ -175,6 +176,7 @@ class Homing:
         if self._relay is not None:
             yield self._relay
         yield Expiry(self.tracker.store, self.tracker.providers, self.tracker.feed, clock=self.tracker.clock)
+        yield LostCalls(self.tracker.helpers)
         if self._settings.retention is not None:
             yield Retention(self.tracker.store, clock=self.tracker.clock, keep=self._settings.retention)
 

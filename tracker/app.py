@@ -60,6 +60,7 @@ def create_tracker(
         source=settings.source,
         sinks=all_sinks(settings.sinks, subscribers),
         allowed_targets=settings.allowed_targets,
+        helper_groups=settings.helper_groups,
         sink_secrets=SinkSecrets(store.secrets.get, settings.sink_secrets, random_bytes=random_bytes),
     )
 
@@ -143,6 +144,7 @@ def policy_of(settings: Settings) -> Policy:
         retention=settings.retention,
         # The largest body always fits if no other body is in memory.
         submission_capacity=max(Policy().submission_capacity, LARGEST_BODIES * settings.body_limit),
+        helper_capacity=max(Policy().helper_capacity, LARGEST_BODIES * settings.body_limit),
     )
 
 

@@ -1,6 +1,7 @@
 """The error types.
 
     HomingError
+    ├── OutcomeUnknown            500  the provider may have done it, but no answer shows it
     ├── ClientError               the client's mistake: repeating the same request cannot help
     │   ├── InvalidRequest        400  a body, a parameter or an id that cannot be used
     │   │   └── Unreadable        400  bytes that are not the expected text
@@ -41,6 +42,12 @@ class HomingError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.retry_after = retry_after
+
+
+class OutcomeUnknown(HomingError):
+    """The provider may have done what was requested, but no readable answer came. Homing does not send it again."""
+
+    title = "Outcome unknown"
 
 
 class ClientError(HomingError):

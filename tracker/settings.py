@@ -27,6 +27,7 @@ from tracker.model.sinks import SinkSpec
 from tracker.model.targets import PUBLIC_ONLY, Allowed
 from tracker.model.task import Trust
 from tracker.providers.kling import Kling
+from tracker.providers.kling_helpers import GROUPS
 from tracker.providers.replicate import Replicate
 
 PREFIX: Final = "HOMING_"
@@ -87,6 +88,7 @@ class Settings(BaseModel):
     allowed_hosts: Annotated[tuple[str, ...], _written(syntax.entries)] = ()
     body_limit: Annotated[int, _written(syntax.size)] = 32 * MIB
     streams_per_client: Count = 200
+    gateway_helpers: Annotated[tuple[str, ...], _written(syntax.entries)] = ("all",)
     log_level: Annotated[str, _written(syntax.level)] = "info"
     api_url: Url | None = None
 
@@ -131,6 +133,12 @@ class Settings(BaseModel):
         defaults = {name: Trust.SIGNED if given else Trust.TOKEN for name, given in secrets.items()}
         chosen = self.min_final_trust
         return {name: default if chosen is None else chosen for name, default in defaults.items()}
+
+    @property
+    def helper_groups(self) -> frozenset[str]:
+        """The groups of helper calls that the gateway offers."""
+        named = self.gateway_helpers
+        return frozenset(GROUPS if named == ("all",) else () if named == ("none",) else named)
 
     @property
     def source(self) -> str:
@@ -180,6 +188,11 @@ class Settings(BaseModel):
         if not self.deadlines.keys() <= known:
             raise InvalidSetting(
                 f"HOMING_DEADLINES: a kind is unknown. Choose from {', '.join(sorted(known))}", "deadlines"
+            )
+        if not self.helper_groups <= set(GROUPS):
+            raise InvalidSetting(
+                f"HOMING_GATEWAY_HELPERS: a group is unknown. Write all, none, or some of {', '.join(GROUPS)}",
+                "gateway_helpers",
             )
         keys = [key.key for key in self.api_keys]
         if len(set(keys)) < len(keys):

@@ -1,6 +1,7 @@
-"""`homing callback-url | orphans | stats | audit`: for operators."""
+"""`homing callback-url | orphans | stats | audit | helper-calls`: for operators."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -8,6 +9,7 @@ from homing.commands.arguments import Commands, always, count, data_command
 from homing.commands.client import ApiClient
 from homing.commands.show_task import documents
 from homing.terminal import ago, print_fields, print_json, print_line, print_table
+from tracker.model.helper_records import HelperState
 from tracker.model.records import Action
 from tracker.model.untrusted import JsonObject, JsonValue
 
@@ -40,21 +42,40 @@ def add(commands: Commands) -> None:
     audit = data_command(
         commands, "audit", run_audit, "List what operators did: replays, pauses, resolutions and others.", reads=True
     )
-    audit.add_argument("--client", help="only entries of this client")
     audit.add_argument("--action", choices=[action.value for action in Action], help="only entries of this action")
-    audit.add_argument("--limit", type=count, help="how many at most (default 100)")
-    audit.add_argument("--cursor", type=count, help="the cursor that the previous page ended with")
+    helpers = data_command(
+        commands, "helper-calls", run_helper_calls, "List helper calls that cost or make something.", reads=True
+    )
+    helpers.add_argument("--state", choices=[state.value for state in HelperState], help="only calls in this state")
+    for paged in (audit, helpers):
+        paged.add_argument("--client", help="only entries of this client")
+        paged.add_argument("--limit", type=count, help="how many at most (default 100)")
+        paged.add_argument("--cursor", type=count, help="the cursor that the previous page ended with")
 
 
 async def run_audit(args: Namespace, api: ApiClient) -> int:
-    given = {"client": args.client, "action": args.action, "limit": args.limit, "cursor": args.cursor}
-    document = await api.get("/v1/audit", {name: str(value) for name, value in given.items() if value is not None})
+    document = await api.get("/v1/audit", _given(args, "client", "action", "limit", "cursor"))
+    columns = ("at", "client", "action", "object", "detail")
+    return _print_page(args, document, "entries", columns, empty="No audit entries.")
+
+
+async def run_helper_calls(args: Namespace, api: ApiClient) -> int:
+    document = await api.get("/v1/helper-calls", _given(args, "client", "state", "limit", "cursor"))
+    columns = ("id", "created_at", "client", "call", "state", "why")
+    return _print_page(args, document, "calls", columns, empty="No recorded helper calls.")
+
+
+def _given(args: Namespace, *names: str) -> dict[str, str]:
+    given = {name: getattr(args, name) for name in names}
+    return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def _print_page(args: Namespace, document: JsonObject, name: str, columns: Sequence[str], *, empty: str) -> int:
     if args.json:
         print_json(document)
         return 0
-    columns = ("at", "client", "action", "object", "detail")
-    rows = [[entry[column] for column in columns] for entry in documents(document["entries"])]
-    print_table(columns, rows, empty="No audit entries.")
+    rows = [[entry[column] for column in columns] for entry in documents(document[name])]
+    print_table(columns, rows, empty=empty)
     if document["next_cursor"] is not None:
         print_line(f"More: --cursor {document['next_cursor']}")
     return 0

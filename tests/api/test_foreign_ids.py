@@ -15,8 +15,10 @@ from tests.support.builders import OMNI
 from tests.support.databases import sqlite_url
 from tests.support.fakes import Clock, FakeKling, Made
 from tests.support.homing_server import CREATE, KIND, SILENT, HomingServer, homing_server
+from tests.support.kling_examples import HELPER_REQUESTS, REQUESTS
 from tracker.app import create_tracker, reconciler_of
 from tracker.model.task import ClientIdentity, Status, Task
+from tracker.model.untrusted import JsonObject
 from tracker.providers.base import Account, Call, Reply
 from tracker.rules.identity import WITHDRAWN
 from tracker.service.tracker import Tracker
@@ -103,6 +105,20 @@ VERBS: dict[str, Request] = {
 
 
 LISTS = {"list", "list by metadata", "list by model", "events", "gateway list"}
+SELECTION = "/v1/videos/multi-elements"
+POINT = {"frame_index": 0, "points": [{"x": 0.5, "y": 0.5}]}
+# Each helper call that names an object: its path, the object that it names, and the rest of its body.
+HELPER_VERBS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "speak": ("/v1/audio/tts", "voice_id", {"text": "mine"}),
+    "delete voice": ("/v1/general/delete-voices", "voice_id", {}),
+    "delete element": ("/v1/general/delete-advanced-elements", "element_id", {}),
+    "delete old element": ("/v1/general/delete-elements", "element_id", {}),
+    "add selection": (f"{SELECTION}/add-selection", "session_id", POINT),
+    "delete selection": (f"{SELECTION}/delete-selection", "session_id", POINT),
+    "clear selection": (f"{SELECTION}/clear-selection", "session_id", {}),
+    "preview selection": (f"{SELECTION}/preview-selection", "session_id", {}),
+}
+OLD_ELEMENTS = "/v1/general/custom-elements"
 
 
 async def test_request_cannot_reach_another_clients_task(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
@@ -133,6 +149,59 @@ async def test_request_cannot_reach_another_clients_task(tmp_path: Path, kling_s
 
             assert leaks == []
             assert await shown_state(homing, ours) == before
+
+
+async def test_helper_calls_hide_another_clients_objects(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+    """Another client's voice, element or session gets the answer of an unknown one, in each call."""
+    sandbox = kling_sandbox_factory(held=True, callbacks=False)
+    async with homing_server(tmp_path, sandbox.base_url, policy=SILENT, api_keys=KEYS, loops=False) as homing:
+        objects = await made_objects(homing, sandbox)
+        before = sandbox.ledger["charges"]
+        key = {"authorization": "Bearer made-up-thief-key"}
+        async with httpx.AsyncClient(base_url=homing.url, headers=key, trust_env=False, timeout=30) as thief:
+            for verb, (path, name, rest) in HELPER_VERBS.items():
+                for its_id in objects[name]:
+                    foreign, unknown = [
+                        await thief.post(path, json=rest | {name: each}) for each in (its_id, "8450000000000")
+                    ]
+                    assert answer_of(foreign) == answer_of(unknown), verb
+                    assert foreign.status_code == 400, verb
+            listed = [await thief.get(f"{OLD_ELEMENTS}?pageSize=500"), await thief.get("/v1/general/custom-voices")]
+        assert [reply.json()["data"] for reply in listed] == [[], []]
+        assert sandbox.ledger["charges"] == before
+        for its_id in objects["voice_id"]:
+            owned = await homing.client.post("/v1/general/delete-voices", json={"voice_id": its_id})
+            assert owned.status_code == 200
+
+
+async def made_objects(homing: HomingServer, sandbox: RunningSandbox) -> dict[str, list[str]]:
+    """Let the victim make a voice, elements and sessions. Return their IDs by the fields that name them."""
+
+    async def done(path: str, body: JsonObject) -> Any:
+        reply = await homing.client.post(path, json=body)
+        assert reply.status_code == 200, reply.text
+        return reply.json()["data"]
+
+    found: dict[str, list[str]] = {}
+    for kind, name in (("general/custom-voices", "voice"), ("general/advanced-custom-elements", "element")):
+        task = (await done(f"/v1/{kind}", REQUESTS[kind]))["task_id"]
+        sandbox.finish((await homing.client.get(f"/v1/tasks/{task}")).json()["provider_task_id"])
+        await homing.client.post(f"/v1/tasks/{task}/poll")
+        [made] = (await homing.client.get(f"/v1/{kind}/{task}")).json()["data"]["task_result"][f"{name}s"]
+        found[f"{name}_id"] = [str(made[f"{name}_id"])]
+    old = await done(OLD_ELEMENTS, HELPER_REQUESTS["post_v1_general_custom_elements"])
+    found["element_id"].append(str(old["element_id"]))
+    video: JsonObject = {"video_url": "https://victim.example/a.mp4"}
+    paths = ("/v1/videos/identify-face", f"{SELECTION}/init-selection")
+    found["session_id"] = [str((await done(path, video))["session_id"]) for path in paths]
+    return found
+
+
+def answer_of(reply: httpx.Response) -> tuple[int, JsonObject]:
+    """Return all that a client sees of an answer, except the ID of its own request."""
+    body = dict(reply.json())
+    assert body.pop("request_id") == reply.headers["x-request-id"]
+    return reply.status_code, body
 
 
 async def shown_state(homing: HomingServer, ref: str) -> dict[str, Any]:

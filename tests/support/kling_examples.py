@@ -11,6 +11,37 @@ OMNI_IMAGE: Final = "images/omni-image"
 PICTURE: Final = "https://client.example/cat.png"
 CLIP: Final = "https://client.example/cat.mp4"
 
+# By the operation at the gateway: one usual body of each helper call.
+HELPER_REQUESTS: Final[Mapping[str, JsonObject]] = MappingProxyType(
+    {
+        "post_v1_audio_tts": {"text": "hello", "voice_id": "a-voice", "voice_language": "en", "voice_speed": 1.0},
+        "post_v1_videos_identify_face": {"video_url": CLIP},
+        "post_v1_videos_image_recognize": {"image": PICTURE},
+        "post_v1_videos_multi_elements_init_selection": {"video_id": "8001"},
+        **{
+            f"post_v1_videos_multi_elements_{step}_selection": {
+                "session_id": "a-session",
+                "frame_index": 0,
+                "points": [{"x": 0.5, "y": 0.5}],
+            }
+            for step in ("add", "delete")
+        },
+        **{
+            f"post_v1_videos_multi_elements_{step}_selection": {"session_id": "a-session"}
+            for step in ("clear", "preview")
+        },
+        "post_v1_general_delete_voices": {"voice_id": "a-voice"},
+        "post_v1_general_delete_advanced_elements": {"element_id": "8001"},
+        "post_v1_general_delete_elements": {"element_id": 8001},
+        "post_v1_general_custom_elements": {
+            "element_name": "cat",
+            "element_description": "a cat",
+            "element_frontal_image": PICTURE,
+            "element_refer_list": [{"image_url": PICTURE}],
+        },
+    }
+)
+
 REQUESTS: Final[Mapping[str, JsonObject]] = MappingProxyType(
     {
         OMNI_IMAGE: {"prompt": "a cat", "model_name": "kling-v3-omni", "n": 2},

@@ -12,10 +12,12 @@ from tracker.api.documents import document_endpoint
 from tracker.api.events import EVENTS
 from tracker.api.gateway import GATEWAY, GATEWAY_PREFIXES
 from tracker.api.gateway_errors import ENVELOPE
+from tracker.api.gateway_helpers import HELPER_ENDPOINTS, HELPER_PATHS
 from tracker.api.gateway_replicate import DIALECT as REPLICATE_DIALECT
 from tracker.api.gateway_replicate import PREFIX as REPLICATE_PREFIX
 from tracker.api.gateway_replicate import REPLICATE_GATEWAY
 from tracker.api.gateway_standard import STANDARD
+from tracker.api.helper_records import HELPER_RECORDS
 from tracker.api.http.access import Access, AccessGuard, WrongKeys, check_keys
 from tracker.api.http.capacity import Capacity, Limits
 from tracker.api.http.endpoint import ApiEndpoint
@@ -50,7 +52,10 @@ def guarded_routes(tracker: Tracker, guard: AccessGuard, *, limits: Limits = DEF
     """Return the API's routes behind a guard that may get its key later. Without a key it refuses all requests."""
     prefixes = dict.fromkeys(GATEWAY_PREFIXES, ENVELOPE) | {REPLICATE_PREFIX: REPLICATE_DIALECT}
     unknown = {path + rest: dialect for path, dialect in prefixes.items() for rest in ("", "/{rest:path}")}
-    return _routes_of(endpoints(), unknown, tracker, guard, Capacity(limits))
+    # A helper call that is switched off does not exist, whatever the method.
+    off = {path for path, group in HELPER_PATHS.items() if group not in tracker.helpers.groups}
+    offered = [endpoint for endpoint in endpoints() if endpoint.path not in off]
+    return _routes_of(offered, unknown, tracker, guard, Capacity(limits), off=off)
 
 
 def health_routes(tracker: Tracker, *, ready: bool = True) -> list[BaseRoute]:
@@ -66,8 +71,10 @@ def _routes_of(
     tracker: Tracker,
     guard: AccessGuard,
     capacity: Capacity,
+    *,
+    off: Iterable[str] = (),
 ) -> list[BaseRoute]:
-    """Return a route for each path. At ``unknown`` paths, errors have the form of their gateway."""
+    """Return a route for each path. At ``unknown`` and at ``off`` paths, errors have the form of their gateway."""
 
     def route(path: str, here: Mapping[str, ApiEndpoint], dialect: ErrorDialect) -> ApiRoute:
         return ApiRoute(
@@ -80,7 +87,9 @@ def _routes_of(
     routes = [route(path, here, next(iter(here.values())).dialect) for path, here in by_path.items()]
     return [
         *(one for one in routes if one.handler.dialect is not ENVELOPE),
-        RouteIndex(one for one in routes if one.handler.dialect is ENVELOPE),
+        RouteIndex(
+            (*(one for one in routes if one.handler.dialect is ENVELOPE), *(route(path, {}, ENVELOPE) for path in off))
+        ),
         *(route(path, {}, dialect) for path, dialect in unknown.items()),
         route("/{rest:path}", {}, PROBLEMS),
     ]
@@ -88,7 +97,8 @@ def _routes_of(
 
 def endpoints() -> tuple[ApiEndpoint, ...]:
     """Return every endpoint, including /openapi.json and /asyncapi.json."""
-    others = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *AUDIT, *GATEWAY, *STANDARD, *REPLICATE_GATEWAY)
+    kling = (*GATEWAY, *STANDARD, *HELPER_ENDPOINTS)
+    others = (*TASKS, *EVENTS, *SINKS, *OPERATIONS, *AUDIT, *HELPER_RECORDS, *kling, *REPLICATE_GATEWAY)
     events = document_endpoint(
         "asyncapi", "The channels of the events, and their messages", describe_events, EventsDocumentShown
     )

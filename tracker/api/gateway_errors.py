@@ -35,8 +35,8 @@ from tracker.providers.kling_gateway import error_envelope
 
 GATEWAY_PATHS: Final = (
     "this gateway has no such path. It takes POST /v1/{kind}, GET /v1/{kind} and GET /v1/{kind}/{id} of every kind of "
-    "task, POST /{kind}/{model}, POST /solutions/{kind}, and GET and POST /tasks and /solutions, each also below "
-    "/kling; /openapi.json lists them"
+    "task, POST /{kind}/{model}, POST /solutions/{kind}, GET and POST /tasks and /solutions, and helper calls, unless "
+    "HOMING_GATEWAY_HELPERS switches them off. Each is also below /kling; /openapi.json lists them"
 )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from tracker.api.http.base_schemas import Shown
+from tracker.model.untrusted import ID_LENGTH
 
 LEGACY_WORD = Literal["submitted", "processing", "succeed", "failed"]
 # Virtual try-on says "succeed".
@@ -33,6 +34,14 @@ class BatchQuery(IgnoredQuery):
 
     task_ids: str | None = None
     external_task_ids: str | None = None
+
+
+class CostsQuery(IgnoredQuery):
+    """The time of the costs, in Unix milliseconds."""
+
+    start_time: Annotated[int, Field(ge=0, lt=1 << 53)]
+    end_time: Annotated[int, Field(ge=0, lt=1 << 53)]
+    resource_pack_name: Annotated[str, Field(max_length=ID_LENGTH)] | None = None
 
 
 class TasksFilter(BaseModel):
@@ -156,6 +165,12 @@ class TaskPageEnvelope(EnvelopeShown):
     """The answer to a list by cursor."""
 
     data: TaskPageData
+
+
+class HelperEnvelope(EnvelopeShown):
+    """The provider's own answer to a helper call."""
+
+    data: JsonValue
 
 
 class RefusalShown(Shown):

@@ -90,6 +90,7 @@ class Alarm(StrEnum):
     CREDENTIAL = "credential"
     NO_SUCH_CALL = "no_such_call"
     UNRESOLVED = "unresolved"
+    UNANSWERED_CALL = "unanswered_call"
     EMPTY_RESULT = "empty_result"
     EXPIRING_RESULT = "expiring_result"
     CONFLICT = "conflict"

@@ -75,8 +75,8 @@ def read_order(kind: str, body: JsonObject, allowed: Allowed = PUBLIC_ONLY, *, m
     if dialect != "new" and model:
         where = f"Send it in the body, as {MODEL}" if dialect == "legacy" else "Leave it out"
         raise WrongModel(f"model is not in the path of {kind}. {where}")
-    body = _without_empty(body, shape)
-    _check(body, shape)
+    body = without_empty(body, shape)
+    check_body(body, shape)
     options = body if dialect == "legacy" else _options(body)
     given = options.get(CALLBACK_URL)
     callback_url = given if isinstance(given, str) and given else None
@@ -123,7 +123,7 @@ def _options(body: JsonObject) -> JsonObject:
     return options if isinstance(options, dict) else {}
 
 
-def _without_empty(body: JsonObject, shape: type[Part]) -> JsonObject:
+def without_empty(body: JsonObject, shape: type[Part]) -> JsonObject:
     """Remove empty known fields. Some clients send every field, with an empty text for a missing value.
 
     JavaScript and PHP clients may write the number 1 as 1.0.
@@ -135,7 +135,7 @@ def _without_empty(body: JsonObject, shape: type[Part]) -> JsonObject:
     return given
 
 
-def _check(body: JsonObject, shape: type[Part]) -> None:
+def check_body(body: JsonObject, shape: type[Part]) -> None:
     """Check the known fields. Raises: InvalidRequest, with the field and its bound."""
     try:
         msgspec.convert(_given(body), shape)

@@ -41,6 +41,8 @@ class Policy:
     tasks of an account are due, Homing reads the provider's list. ``retention`` is how long rows are kept, None
     forever: an older task of the provider may be one whose row was deleted.
     ``submission_capacity`` is how many bytes of bodies may wait at once for the provider's answer to their submit.
+    ``helper_call`` is the hard total deadline of one helper call. ``helper_capacity`` is how many bytes of their bodies
+    may wait at once for the provider's answer.
     ``first_poll_delay`` is the operator's own. Every ``learn_every`` the schedule learns from the tasks that ended
     ``callback_grace`` ago or earlier: a callback may arrive so late and still count. While a
     task is in conflict, two polls are at most ``conflict_gap`` apart. Polling stops after ``conflict_patience``.
@@ -75,6 +77,8 @@ class Policy:
     lists_above: int = 200
     fresh: timedelta = timedelta(seconds=3)
     submission_capacity: int = 384 << 20
+    helper_call: timedelta = timedelta(seconds=30)
+    helper_capacity: int = 96 << 20
     learn_every: timedelta = timedelta(seconds=10)
     callback_grace: timedelta = timedelta(seconds=60)
     conflict_gap: timedelta = timedelta(hours=1)

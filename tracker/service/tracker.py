@@ -3,7 +3,7 @@
 The constructor does no I/O. ``async with`` opens the database and starts the recorder. It closes everything at the end.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
@@ -29,6 +29,7 @@ from tracker.service.callback_urls import CallbackUrls
 from tracker.service.client_polls import ClientPolls
 from tracker.service.creation import CreateRequest, Creation
 from tracker.service.feed import Feed
+from tracker.service.helper_calls import HelperCalls
 from tracker.service.intake import Intake
 from tracker.service.learner import Learner
 from tracker.service.polling import Poller
@@ -64,6 +65,7 @@ class Tracker(TaskReads):
         source: str = NO_SOURCE,
         sinks: Sequence[SinkSpec] = (),
         allowed_targets: Allowed = PUBLIC_ONLY,
+        helper_groups: Collection[str] = (),
     ) -> None:
         self.providers = accounts
         self._account = partial(account_named, accounts)
@@ -93,6 +95,7 @@ class Tracker(TaskReads):
         self._callback_urls = urls = CallbackUrls(
             store=store, public_url=public_url, secrets=callback_secrets, clock=clock, random_bytes=random_bytes
         )
+        urls, recorder = self._callback_urls, self._recorder
         self._restoration = Restoration(
             store, feed=self.feed, learner=self.learner, callback_urls=urls, recorder=recorder, clock=clock
         )
@@ -124,6 +127,9 @@ class Tracker(TaskReads):
         self._client_polls = ClientPolls(
             poller=self.poller, adoption=self.adoption, budget=self.budget, policy=policy, clock=clock
         )
+        self.helpers = HelperCalls(
+            store, recorder, transport, self.watch, self.budget, rules=rules, clock=clock, groups=helper_groups
+        )
         self.intake = Intake(
             store=store,
             recorder=self._recorder,
@@ -151,6 +157,7 @@ class Tracker(TaskReads):
         await self._restoration.close()
         await self.feed.close()
         await self._client_polls.close()
+        await self.helpers.close()
         await self.intake.finish()
         await self.watch.close()
         await self._readiness.close()

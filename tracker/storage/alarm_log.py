@@ -27,6 +27,7 @@ MEANINGS: Final = MappingProxyType(
         Alarm.CREDENTIAL: "the provider refuses the credential",
         Alarm.NO_SUCH_CALL: "the provider's address does not have the call that creates tasks",
         Alarm.UNRESOLVED: "it is unknown whether the provider has a task",
+        Alarm.UNANSWERED_CALL: "it is unknown whether the provider did a call that costs or makes something",
         Alarm.EMPTY_RESULT: "a task succeeded without results",
         Alarm.EXPIRING_RESULT: "the results of a task stop working soon",
         Alarm.CONFLICT: "the provider did not decide between two contradictory ends of a task",

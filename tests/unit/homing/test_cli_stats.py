@@ -1,14 +1,16 @@
-"""`homing stats` and `homing audit` over the real API."""
+"""`homing stats`, `homing audit` and `homing helper-calls` over the real API."""
 
 from argparse import Namespace
 
+import msgspec
 import pytest
 
 from homing.commands.client import ApiClient
 from homing.commands.http_exchange import HttpExchange
-from homing.commands.operate import run_audit, run_stats
+from homing.commands.operate import run_audit, run_helper_calls, run_stats
 from tests.support.api_harness import ApiHarness, five_finished_tasks
-from tests.support.builders import NOW
+from tests.support.builders import NOW, a_helper_call
+from tracker.model.helper_records import HelperState
 from tracker.model.records import Action, AuditEntry
 
 
@@ -35,3 +37,18 @@ async def test_audit_is_table_with_clients_and_actions(api: ApiHarness, capsys: 
     assert heads.split() == ["at", "client", "action", "object", "detail"]
     assert line.split()[1:] == ["ops", "replay", "shop", "dead=yes"]
     assert more == "More: --cursor 2"
+
+
+async def test_helper_calls_are_table_with_states(api: ApiHarness, capsys: pytest.CaptureFixture[str]) -> None:
+    record = a_helper_call()
+    begun, _ = await api.tracker.store.helper_calls.begin(record)
+    ended = msgspec.structs.replace(begun, state=HelperState.UNKNOWN, ended_at=NOW, why="made up")
+    await api.tracker.store.helper_calls.end(ended)
+    args = Namespace(json=False, client=None, state="unknown", limit=None, cursor=None)
+
+    async with api.client() as client:
+        assert await run_helper_calls(args, ApiClient(HttpExchange(client))) == 0
+
+    heads, line = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["id", "created_at", "client", "call", "state", "why"]
+    assert line.split()[2:] == ["local", "POST", "/v1/audio/tts", "unknown", "made", "up"]

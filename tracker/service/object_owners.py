@@ -1,0 +1,84 @@
+"""Decides which objects of a provider (voices, elements, sessions) belong to a client."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from tracker.errors import NotSent, ReplyLost
+from tracker.model.provider_objects import Claim, ObjectRef
+from tracker.model.task import ClientIdentity
+from tracker.providers.base import Account, Found, Query
+from tracker.rules.schedule import Policy
+from tracker.service.budget import Budget
+from tracker.storage.store import Store
+from tracker.transport import Sender
+
+
+class ObjectOwners:
+    """The owners of objects. A claim from a callback counts once a query of its task verifies it."""
+
+    def __init__(
+        self, *, store: Store, transport: Sender, budget: Budget, policy: Policy, clock: Callable[[], datetime]
+    ) -> None:
+        self._store = store
+        self._transport = transport
+        self._budget = budget
+        self._policy = policy
+        self._clock = clock
+
+    async def may_use(self, client: ClientIdentity, account: Account, named: ObjectRef) -> bool:
+        """Return whether a client may use an object: its own, or one that no client of Homing has made."""
+        claims = await self._claims(account, named)
+        is_contested = any(claim.client != client.name for claim in claims)
+        return client.sees_all or not is_contested or await self._has(client, account, claims)
+
+    async def owns(self, client: ClientIdentity, account: Account, named: ObjectRef) -> bool:
+        """Return whether a client may change or delete an object."""
+        return client.sees_all or await self._has(client, account, await self._claims(account, named))
+
+    async def _claims(self, account: Account, named: ObjectRef) -> Sequence[Claim]:
+        return await self._store.claims.claims(account.provider.name, account.name, named)
+
+    async def _has(self, client: ClientIdentity, account: Account, claims: Sequence[Claim]) -> bool:
+        own = next((claim for claim in claims if claim.client == client.name), None)
+        if own is None:
+            return False
+        # Retention may have deleted the row of the task that made it. A client that adopts the task later gets nothing.
+        task_id = own.provider_task_id
+        if task_id is not None and any(one.provider_task_id == task_id and one.at < own.at for one in claims):
+            return False
+        return own.verified or await self._is_confirmed(own, account)
+
+    async def _is_confirmed(self, claim: Claim, account: Account) -> bool:
+        """Query the task of a claim once, and record it if the task made the object. Raises TooMany or Overloaded."""
+        task_id, provider = claim.provider_task_id, account.provider
+        if task_id is None or claim.kind not in provider.kinds:
+            return False
+        holder = await self._store.tasks.find_ref(task_id, client=None, provider=provider.name)
+        # A row that came after the claim adopted the task, because the claimant's row was deleted.
+        if (
+            holder is not None
+            and holder.provider_task_id == task_id
+            and holder.client != claim.client
+            and holder.created_at <= claim.at
+        ):
+            return False
+        wanted = Query(kind=claim.kind, task_id=task_id)
+        if not await self._made(claim.object, wanted, account, client=claim.client):
+            return False
+        await self._store.claims.verify(claim)
+        return True
+
+    async def _made(self, named: ObjectRef, wanted: Query, account: Account, *, client: str) -> bool:
+        """Return whether the provider's answer about a task names the object."""
+        call = account.provider.query(wanted)
+        if call is None:
+            return False
+        now = self._clock()
+        self._budget.take_for(client, now)
+        try:
+            reply = await self._transport.send(account, call, now=now, within=self._policy.query)
+        except (NotSent, ReplyLost):
+            return False
+        outcome = account.provider.read_query(reply, wanted)
+        assets = outcome.report.assets if isinstance(outcome, Found) else ()
+        return (named.type.value, named.id) in {(asset.kind, asset.provider_asset_id) for asset in assets}
