@@ -99,8 +99,12 @@ def _print_discovered(found: Sequence[tuple[str, str, Discovered]]) -> None:
 
 
 def _listed(tracker: Tracker, kind: str | None) -> Sequence[tuple[str, str]]:
-    """Return (provider, kind) of each list to page: of ``kind``, or by default of all kinds."""
-    providers = {name: account.provider.kinds for name, account in tracker.providers.items()}
+    """Return (provider, kind) of each list to page: of ``kind``, or by default of all kinds.
+
+    Providers without a credential are left out, unless there is none with one: then their refusals say what is missing.
+    """
+    used = {name: account for name, account in tracker.providers.items() if account.credential is not None}
+    providers = {name: account.provider.kinds for name, account in (used or tracker.providers).items()}
     if kind is None:
         return [(name, one.name) for name, kinds in providers.items() for one in kinds.values()]
     lists = [(name, kind) for name, kinds in providers.items() if kind in kinds]
