@@ -1,5 +1,6 @@
 """Functions that print tasks on a terminal."""
 
+import json
 from argparse import Namespace
 from datetime import UTC, datetime
 
@@ -31,6 +32,7 @@ def show_task(args: Namespace, task: JsonObject) -> None:
             ("polls", task["poll_count"] or None),
             ("next poll", ago(task["next_poll_at"], now)),
             *(("result", asset) for asset in assets(task)),
+            *(() if task.get("output") is None or assets(task) else (("output", json.dumps(task["output"])),)),
             *((name, value) for name, value in _object(task["price"]).items()),
         ]
     )

@@ -28,8 +28,8 @@ from tracker.model.untrusted import ID_LENGTH, JsonObject, JsonValue
 REF_TEMPLATE: Final = "#/components/schemas/{model}"
 
 INTRODUCTION: Final = (
-    "The task state API and the Kling-shaped gateway of Homing. Send `Authorization: Bearer KEY`. The gateway also "
-    "accepts the HS256 token of the provider's clients. A client sees its own tasks, unless its key sees all clients. "
+    "The task state API of Homing, and its gateways in the shapes of Kling and Replicate. Send `Authorization: Bearer "
+    "KEY`. The HS256 token of Kling's clients works too. A client sees its own tasks, unless its key sees all clients. "
     "A task ID in a path may be Homing's ID, the provider's ID, or your external ID."
 )
 # The errors of every secured endpoint, and of every endpoint with a body.
