@@ -157,6 +157,17 @@ async def test_client_webhook_gets_the_prediction_in_its_shape(
     assert (truth["webhook_events_filter"], truth["webhook"] != hook.url) == (["start", "completed"], True)
 
 
+async def test_addresses_behind_a_tls_proxy_are_https(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
+    async with served(tmp_path, kling_sandbox, policy=SILENT) as homing:
+        task_id = await created(homing)
+        path = f"/replicate/v1/predictions/{task_id}"
+        plain = await homing.client.get(path)
+        proxied = await homing.client.get(path, headers={"x-forwarded-proto": "https"})
+
+    assert plain.json()["urls"] == {"get": homing.url + path}
+    assert proxied.json()["urls"] == {"get": homing.url.replace("http://", "https://") + path}
+
+
 async def test_one_api_submits_a_prediction(tmp_path: Path, kling_sandbox: RunningSandbox) -> None:
     body = {"provider": "replicate", "kind": "predictions", "model": MODEL, "input": BODY, "external_id": "order-1"}
     async with served(tmp_path, kling_sandbox) as homing:

@@ -159,8 +159,13 @@ async def list_predictions(request: ApiRequest[PredictionsQuery, Nothing]) -> Re
 
 
 def _base_url(request: Request) -> str:
-    """Return the base URL of the gateway as the client used it."""
-    return str(request.base_url).rstrip("/") + PREFIX
+    """Return the base URL of the gateway as the client used it. It sends its key to addresses below this URL.
+
+    Behind a proxy that ends TLS, the request itself is plain. The header can only make the address safer.
+    """
+    secure = request.headers.get("x-forwarded-proto", "").strip().lower() == "https"
+    base = request.base_url.replace(scheme="https") if secure else request.base_url
+    return str(base).rstrip("/") + PREFIX
 
 
 def _schema(*, versioned: bool) -> BodySchemas:
