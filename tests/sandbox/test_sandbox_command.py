@@ -105,7 +105,7 @@ def test_sandbox_on_all_interfaces_warns() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        url = process.stdout.readline().split()[4]
+        url = process.stdout.readline().split()[7]
         warning = process.stderr.readline()
         ledger = httpx.get(f"{url}/sandbox/ledger", trust_env=False)
         process.send_signal(signal.SIGINT)
