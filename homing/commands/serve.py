@@ -51,12 +51,14 @@ def add(commands: Commands) -> None:
         "Show the settings in force and check what follows from them.",
     )
     check.add_argument(
-        "--live", action="store_true", help="also send one real task, and compare the provider with what Homing assumes"
+        "--live",
+        action="store_true",
+        help="also send one real task to Kling, and compare Kling with what Homing assumes",
     )
     check.add_argument(
         "--spend-at-most", type=units, metavar="UNITS", help="with --live: what the task may cost, such as 0.25"
     )
-    check.add_argument("--yes", action="store_true", help="with --live: send the task without a question")
+    check.add_argument("--yes", action="store_true", help="with --live: send the task without asking you")
     document = plain_command(
         commands,
         "openapi",

@@ -39,16 +39,18 @@ ONE_IMAGE: Final = ("images/generations", "images/editing/expand", "videos/image
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
     submit = data_command(commands, "submit", run_submit, "Submit a task and track it.", loops=True, creates=always)
-    submit.add_argument("--provider", default=KLING, help="the provider (default %(default)s)")
-    submit.add_argument("--kind", help=f"the kind of task, such as text-to-video (default {OMNI_IMAGE})")
+    submit.add_argument("--provider", default=KLING, help="kling or replicate (default %(default)s)")
+    submit.add_argument("--kind", help=f"the kind of task (kling: default {OMNI_IMAGE}; replicate: predictions)")
     submit.add_argument(
         "--input", metavar="JSON", help="the provider's own request body: JSON, @FILE or - for standard input"
     )
-    submit.add_argument("--prompt", help="what to make")
-    submit.add_argument("--model", help="the provider's model name")
-    submit.add_argument("--n", type=count, help="how many images")
-    submit.add_argument("--aspect-ratio", help="such as 16:9")
-    submit.add_argument("--image", action="append", default=[], help="an input image: a URL or a file; repeatable")
+    submit.add_argument("--prompt", help="what to make (only kling)")
+    submit.add_argument("--model", help="the provider's model, such as kling-3.0 or owner/name")
+    submit.add_argument("--n", type=count, help="how many images (only kling)")
+    submit.add_argument("--aspect-ratio", help="such as 16:9 (only kling)")
+    submit.add_argument(
+        "--image", action="append", default=[], help="an input image: a URL or a file (only kling); repeatable"
+    )
     submit.add_argument("--external-id", help="your own ID; repeating a request with the same ID and input is safe")
     submit.add_argument("--callback-url", metavar="URL", help="where Homing sends callbacks in the provider's shape")
     submit.add_argument("--body", metavar="FILE", help="the same as --input @FILE; options override its fields")

@@ -1,4 +1,4 @@
-"""The command `homing sandbox`: serve a stand-in for Kling until it is interrupted."""
+"""The command `homing sandbox`: serve a stand-in for Kling and Replicate until it is interrupted."""
 
 import argparse
 import sys
@@ -16,8 +16,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add `sandbox` and its arguments. `run` of the parsed namespace takes the namespace and returns an exit status."""
     parser = subparsers.add_parser(
         "sandbox",
-        help="Run a stand-in for Kling. --fault NAME=RATE adds faults.",
-        description="Run a stand-in for Kling. --fault NAME=RATE adds faults, such as --fault callback_lost=0.2.",
+        help="Run a stand-in for Kling and Replicate. --fault NAME=RATE adds faults.",
+        description="Run a stand-in for Kling and Replicate. --fault NAME=RATE adds faults, such as callback_lost=0.2.",
         epilog="faults: " + "; ".join(f"{name}: {what}" for name, what in FAULTS.items()),
     )
     parser.set_defaults(run=run)
