@@ -101,8 +101,8 @@ def _nothing(text: str) -> None:
 
 def _allow(settings: Settings, *, most: Decimal, yes: bool, say: Say) -> None:
     """Say what the check costs, and ask. Raises Usage."""
-    if not settings.has_credential:
-        raise Usage("there is no provider credential. Set HOMING_KLING_API_KEY first")
+    if settings.kling_api_key is None and settings.kling_access_key is None:
+        raise Usage("there is no credential for Kling. Set HOMING_KLING_API_KEY first")
     if most < PRICE:
         raise Usage(f"the cheapest task costs {PRICE} units. Allow that with --spend-at-most {PRICE}")
     host = urlsplit(settings.kling_base_url).hostname

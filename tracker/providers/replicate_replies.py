@@ -44,7 +44,8 @@ REDIRECTS: Final = frozenset({301, 302, 307, 308})
 ABSENT: Final = frozenset({404, 405})
 CURSOR_LENGTH: Final = 2_048
 PREDICTIONS_PER_REPLY: Final = 1_000
-NOT_IN_HISTORY: Final = frozenset({"input", "logs"})
+# Megabytes, and the secret callback URL of the task.
+NOT_IN_HISTORY: Final = frozenset({"input", "logs", "webhook"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +152,7 @@ def _unknown(reply: Reply, read: Read) -> Unknown:
 
 
 def _found(prediction: JsonObject) -> Found:
-    """Return a found prediction. The history does not need its input and its logs, which may have megabytes."""
+    """Return a found prediction. The history gets only a part of its JSON."""
     kept = {name: value for name, value in prediction.items() if name not in NOT_IN_HISTORY}
     body = json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
     return Found(report=read_report(prediction), body=body, callback_url=callback_url_of(prediction))

@@ -71,9 +71,7 @@ class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
             observation = structs.replace(observation, mismatch=OF_ANOTHER)
         transition = lifecycle.advance(task, observation, threshold=rules.thresholds[task.provider])
         after = transition.task
-        if after.candidate_id != task.candidate_id:
-            source = IdSource.SIGNED if observation.trust is Trust.SIGNED else IdSource.CALLBACK
-            after = changed(after, unproven_id_from=source)
+        after = changed(after, unproven_id_from=_source_of_id(task, after, observation))
         if after.candidate_id is not None and known.get(by_provider_id(task.provider, account, after.candidate_id)):
             # Another row has this ID, so it is not the ID of this task.
             after = changed(after, candidate_id=None, unproven_id_from=None)
@@ -104,6 +102,17 @@ class RecordCallback(msgspec.Struct, frozen=True, kw_only=True):
             drop_submission=after.status in FINAL,
             counts=counts,
         )
+
+
+def _source_of_id(before: Task, after: Task, observation: Observation) -> IdSource | None:
+    """Return the source of the row's unverified ID. A signed callback also confirms the ID of an unsigned one."""
+    is_signed = observation.trust is Trust.SIGNED
+    if after.candidate_id != before.candidate_id:
+        return IdSource.SIGNED if is_signed else IdSource.CALLBACK
+    is_same = after.candidate_id is not None and after.candidate_id == observation.report.provider_task_id
+    if is_signed and is_same and after.unproven_id_from is IdSource.CALLBACK:
+        return IdSource.SIGNED
+    return after.unproven_id_from
 
 
 def _kept(task: Task, transition: Transition, observation: Observation) -> tuple[Task, Entry]:

@@ -50,8 +50,8 @@ NOT_ACCEPTED: Final = frozenset({Status.PENDING, Status.REJECTED, Status.EXPIRED
 BEFORE_ANY_POLL: Final = -1
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
-# Polls without a change since a callback named an ID. Then the ID of a newer callback is the one to poll.
-DENIED_POLLS: Final = 2
+# After so many not-found answers about the ID of a callback, the ID of a newer callback is the one to poll.
+DENIALS: Final = 2
 # The sources that decide between contradictory finals: a poll, and the operator.
 DECIDING: Final = frozenset({Source.POLL, Source.OPERATOR})
 FLAW_REASONS: Final[Mapping[Flaw, str]] = MappingProxyType(
@@ -272,10 +272,11 @@ def _claimed(task: Task, observation: Observation, status: Status) -> Task:
 
 
 def _names_candidate(task: Task, observation: Observation) -> bool:
-    """Return whether an unverified callback names the ID to poll: the first one, or a later one that is better.
+    """Return whether an unverified callback names the ID to poll from now on.
 
-    A signed one is better than an unsigned one. Only for a task without an external ID can a signed callback be
-    unverified, for want of an ID to compare. Any one is better than an ID that the provider has denied repeatedly.
+    The first ID stays until the provider has denied it twice. Then a newer one replaces it, but a signed ID only if the
+    newer one is signed too. The ID of the owner always stays. A task that Homing submitted without an external ID is at
+    a provider that signs every callback, so there a signed callback replaces an unsigned one at once.
     """
     if task.provider_task_id is not None or observation.report.provider_task_id is None:
         return False
@@ -283,8 +284,10 @@ def _names_candidate(task: Task, observation: Observation) -> bool:
         return True
     if task.unproven_id_from is IdSource.OWNER:
         return False
-    is_signed = observation.trust is Trust.SIGNED and task.sent_external_id is None
-    return task.quiet_polls >= DENIED_POLLS or (is_signed and task.unproven_id_from is not IdSource.SIGNED)
+    is_signed, was_signed = observation.trust is Trust.SIGNED, task.unproven_id_from is IdSource.SIGNED
+    if is_signed and not was_signed and task.sent_external_id is None and task.attempts > 0:
+        return True
+    return task.not_found >= DENIALS and (is_signed or not was_signed)
 
 
 def _learn_ids(task: Task, report: Report, trust: Trust) -> Task:

@@ -56,8 +56,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 BATCH_QUERY: Final = "batch query"
 LIST_QUERY: Final = "list query"
-# Homing drops the ID of a callback after so many polls. One denial is not enough: the provider's reads can be stale,
-# and the callback of a task may come before its queries know it.
+# Homing drops the ID of a callback after so many not-found answers in a row. One is not enough: a read of the provider
+# can be stale, and the callback of a task may come before its queries know it.
 CANDIDATE_DENIALS: Final = 8
 UNDECIDED: Final = (
     "the reports contradict each other, and the provider does not say whether the task succeeded or failed"
@@ -166,8 +166,9 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         entries: tuple[Entry, ...] = (entry_of(transition, about, f"poll|another|{digest}"),)
         events = transition.events
         after = transition.task
-        if self.result.reply_to is ReplyTo.CANDIDATE and after.provider_task_id is None:
-            after = replace(after, candidate_id=None, unproven_id_from=None)
+        is_current = task.candidate_id == self.polled.candidate_id
+        if self.result.reply_to is ReplyTo.CANDIDATE and after.provider_task_id is None and is_current:
+            after = replace(after, candidate_id=None, unproven_id_from=None, not_found=0)
             if task.unproven_id_from is IdSource.OWNER:
                 after = replace(
                     after, reason=f"the provider ID {task.candidate_id} is another task's; attach the right one"
@@ -189,8 +190,11 @@ class RecordPoll(msgspec.Struct, frozen=True, kw_only=True):
         """Record that the poll got no observation."""
         result, now, policy = self.result, self.now, self.rules.policy
         after = task if result.denial is None else not_found(task, result.denial, policy)
-        if result.candidate_denied and task.quiet_polls + 1 >= CANDIDATE_DENIALS:
-            after = replace(after, candidate_id=None, unproven_id_from=None)
+        if result.candidate_denied and task.candidate_id == self.polled.candidate_id:
+            # While a row has a candidate ID, it is never submitted again, and this counts the denials of that ID.
+            after = replace(after, not_found=task.not_found + 1)
+            if after.not_found >= CANDIDATE_DENIALS:
+                after = replace(after, candidate_id=None, unproven_id_from=None, not_found=0)
         change = self._closed(after, Verdict.CONFIRMED, result.why, answered=False)
         planned = change.task
         if planned is not None and planned.next_poll_at is not None and not under_way(task, now, policy):

@@ -137,7 +137,7 @@ class Poller(ProviderQueries):
         if own is not None:
             outcome = await self.query(account, task.kind, own, external=task.provider_task_id is None)
         if isinstance(outcome, Found | Busy | BadCredential) or not await self._may_guess(task, account, poll.at):
-            if own is None and is_searchable(task, account, poll.at, self._rules.policy):
+            if own is None and self._is_searchable(poll):
                 return await self._searched(poll)
             return await self._record_own(poll, outcome)
         assert task.candidate_id is not None
@@ -151,10 +151,18 @@ class Poller(ProviderQueries):
         # The provider may know an attached task only later, so the ID that its owner attached is kept.
         if isinstance(guess, Found) or (attached and outcome is None):
             return await self.record(replace(poll, reply_to=ReplyTo.CANDIDATE), guess)
+        if isinstance(guess, Busy | BadCredential):
+            # It concerns the whole account.
+            return await self.record(poll, guess)
         # Any other answer about a candidate ID does not concern this task.
-        return await self._record_own(
-            replace(poll, candidate_denied=isinstance(guess, Missing) and not attached), outcome
-        )
+        poll = replace(poll, candidate_denied=isinstance(guess, Missing) and not attached)
+        if poll.candidate_denied and outcome is None and self._is_searchable(poll):
+            answer = await self._searched(poll)
+            return replace(answer, requests=answer.requests + 1)
+        return await self._record_own(poll, outcome)
+
+    def _is_searchable(self, poll: Poll) -> bool:
+        return is_searchable(poll.task, poll.account, poll.at, self._rules.policy)
 
     async def _may_guess(self, task: Task, account: Account, now: datetime) -> bool:
         """Return whether Homing may poll by the candidate ID.

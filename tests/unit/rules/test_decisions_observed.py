@@ -28,7 +28,7 @@ from tracker.model.records import Arrived
 from tracker.model.task import Alarm, Flaw, IdSource, Observation, Report, Status, Task, Trust, Verdict
 from tracker.rules.callbacks import UNSIGNED_ENTRIES, RecordCallback
 from tracker.rules.identity import ReplyTo
-from tracker.rules.lifecycle import DENIED_POLLS
+from tracker.rules.lifecycle import DENIALS
 from tracker.rules.polls import CANDIDATE_DENIALS, PollResult, RecordPoll, Resolve
 from tracker.rules.submits import RecordRefused
 
@@ -144,25 +144,57 @@ def test_candidate_id_survives_some_denials() -> None:
         assert (task.quiet_polls, task.next_poll_at is None) == (polls, polls == 0)
         poll = RecordPoll(polled=task, result=denied, now=NOW, lifetime=LIFETIME, rules=RULES)
         task, polls = row(poll.decide(Known([task]))), polls + 1
-    assert polls == CANDIDATE_DENIALS
+    assert (polls, task.not_found) == (CANDIDATE_DENIALS, 0)
     # Only the deadline is left to wait for.
     assert task.next_poll_at == LATE
 
 
-@pytest.mark.parametrize(("quiet_polls", "kept"), [(0, True), (DENIED_POLLS - 1, True), (DENIED_POLLS, False)])
+@pytest.mark.parametrize(("not_found", "kept"), [(0, True), (DENIALS - 1, True), (DENIALS, False)])
 @pytest.mark.parametrize("source", [IdSource.SIGNED, IdSource.OWNER])
-def test_denied_candidate_id_gives_way_to_newer_callback(quiet_polls: int, source: IdSource, *, kept: bool) -> None:
+def test_denied_candidate_id_gives_way_to_newer_callback(not_found: int, source: IdSource, *, kept: bool) -> None:
     task = a_task(
         sent_external_id=None,
         candidate_id="a guess",
         unproven_id_from=source,
-        quiet_polls=quiet_polls,
+        not_found=not_found,
         deadline_at=LATE,
     )
 
     after = row(delivered(task, by_callback(a_report(external_id=None), Trust.SIGNED)))
 
     assert after.candidate_id == ("a guess" if kept or source is IdSource.OWNER else THEIR_ID)
+
+
+def test_answer_about_earlier_candidate_id_keeps_the_newer_one() -> None:
+    """A callback named another ID while the poll was waiting for its answer."""
+    polled_row = a_task(sent_external_id=None, candidate_id="a guess", unproven_id_from=IdSource.CALLBACK)
+    known = Known([replace(polled_row, candidate_id=THEIR_ID, unproven_id_from=IdSource.SIGNED)])
+    older = by_poll(a_report(provider_task_id="a guess", external_id=None, created_at=NOW - timedelta(days=1)))
+    denied = PollResult(why="the provider does not know it", candidate_denied=True)
+    mismatch = PollResult(observation=older, reply_to=ReplyTo.CANDIDATE)
+
+    for result in (*[denied] * CANDIDATE_DENIALS, mismatch):
+        poll = RecordPoll(polled=polled_row, result=result, now=NOW, lifetime=LIFETIME, rules=RULES)
+        task = row(poll.decide(known))
+        assert (task.candidate_id, task.not_found) == (THEIR_ID, 0)
+
+
+def test_unsigned_callback_never_replaces_signed_candidate_id() -> None:
+    task = a_task(sent_external_id=None, candidate_id="a guess", unproven_id_from=IdSource.SIGNED, not_found=DENIALS)
+    after = row(delivered(task, by_callback(a_report(external_id=None), Trust.UNVERIFIED)))
+    assert after.candidate_id == "a guess"
+
+
+def test_signed_callback_with_the_candidate_id_makes_it_signed() -> None:
+    task = a_task(sent_external_id=None, candidate_id=THEIR_ID, unproven_id_from=IdSource.CALLBACK)
+    after = row(delivered(task, by_callback(a_report(external_id=None), Trust.SIGNED)))
+    assert (after.candidate_id, after.unproven_id_from) == (THEIR_ID, IdSource.SIGNED)
+
+
+def test_outage_is_no_denial_of_a_candidate_id() -> None:
+    task = a_task(sent_external_id=None, candidate_id="a guess", unproven_id_from=IdSource.CALLBACK, quiet_polls=9)
+    after = row(delivered(task, by_callback(a_report(external_id=None), Trust.UNVERIFIED)))
+    assert after.candidate_id == "a guess"
 
 
 @pytest.mark.parametrize("report", [a_report(), a_report(external_id=None, created_at=NOW)])

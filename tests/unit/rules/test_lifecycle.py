@@ -265,9 +265,16 @@ def test_signed_callback_replaces_candidate_of_a_forged_one() -> None:
     forged = by_callback(a_report(provider_task_id="forged", external_id=None), Trust.UNVERIFIED)
     signed = by_callback(a_report(external_id=None), Trust.SIGNED)
 
-    assert after(a_task(sent_external_id=None), forged).candidate_id == "forged"
-    assert after(a_task(sent_external_id=None), forged, signed).candidate_id == "provider-1"
-    assert after(a_task(sent_external_id=None), signed, forged).candidate_id == "provider-1"
+    assert after(a_task(sent_external_id=None, attempts=1), forged).candidate_id == "forged"
+    assert after(a_task(sent_external_id=None, attempts=1), forged, signed).candidate_id == "provider-1"
+    assert after(a_task(sent_external_id=None, attempts=1), signed, forged).candidate_id == "provider-1"
+
+
+def test_signed_callback_keeps_candidate_of_an_expected_task() -> None:
+    """The provider may have left its own callback unsigned, and the signed one may be a replay."""
+    own = by_callback(a_report(external_id=None), Trust.UNVERIFIED)
+    replayed = by_callback(a_report(provider_task_id="another", external_id=None), Trust.SIGNED)
+    assert after(a_task(sent_external_id=None), own, replayed).candidate_id == THEIR_ID
 
 
 def test_known_provider_id_alone_must_match() -> None:
