@@ -290,17 +290,30 @@ async def test_voice_belongs_to_its_client(homing: Served, kling_sandbox: Runnin
     assert outcome(gone) == (400, 1201, "Voice id not found")
 
 
-async def test_forged_claim_gives_no_voice(homing: Served) -> None:
-    ours = await voice(homing)
-    expect = {"provider": "kling", "kind": "general/custom-voices"}
+async def forge(homing: Served, voice_id: str) -> None:
+    """Let another client claim a voice by a callback that it sends to the URL of its own expected task."""
+    expect = {"provider": "kling", "kind": "general/custom-voices", "external_id": f"forged-{voice_id}"}
     expected = (await homing.client.post("/v1/tasks/expect", json=expect, headers=THEIRS)).json()
-    forged = {"task_id": "made-up", "task_status": "succeed", "task_result": {"voices": [{"voice_id": ours}]}}
-    await homing.client.post(expected["callback_url"], json=forged)
+    forged = {
+        "task_id": "made-up",
+        "task_status": "succeed",
+        "task_info": {"external_task_id": expect["external_id"]},
+        "task_result": {"voices": [{"voice_id": voice_id}]},
+    }
+    assert (await homing.client.post(expected["callback_url"], json=forged)).status_code == 200
+
+
+async def test_forged_claim_gives_and_takes_no_voice(homing: Served) -> None:
+    ours = await voice(homing)
+    await forge(homing, ours)
+    await forge(homing, SPEECH["voice_id"])
 
     stolen = await homing.client.post("/v1/general/delete-voices", json={"voice_id": ours}, headers=THEIRS)
     used = await homing.client.post(TTS, json=SPEECH | {"voice_id": ours}, headers=THEIRS)
 
     assert outcome(stolen) == outcome(used) == (400, 1201, "Voice id not found")
+    # A preset voice, which no client has made, stays open to everybody.
+    await done(homing.client, TTS, SPEECH)
     await done(homing.client, "/v1/general/delete-voices", {"voice_id": ours})
 
 

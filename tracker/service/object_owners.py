@@ -26,10 +26,17 @@ class ObjectOwners:
         self._clock = clock
 
     async def may_use(self, client: ClientIdentity, account: Account, named: ObjectRef) -> bool:
-        """Return whether a client may use an object: its own, or one that no client of Homing has made."""
+        """Return whether a client may use an object: its own, or one that no other client of Homing has made.
+
+        A claim from a callback may be forged. So another client's claim counts only once its task verifies it.
+        """
         claims = await self._claims(account, named)
-        is_contested = any(claim.client != client.name for claim in claims)
-        return client.sees_all or not is_contested or await self._has(client, account, claims)
+        if client.sees_all or await self._has(client, account, claims):
+            return True
+        for claim in claims:
+            if claim.client != client.name and (claim.verified or await self._is_confirmed(claim, account)):
+                return False
+        return True
 
     async def owns(self, client: ClientIdentity, account: Account, named: ObjectRef) -> bool:
         """Return whether a client may change or delete an object."""
