@@ -116,7 +116,7 @@ class Homing:
         clock = SteeredClock()
         self.tracker = create_tracker(settings, policy=policy, clock=clock, subscribers=subscribers)
         self._membership = membership_of(self.tracker, clock, parts=parts, heartbeat_timing=heartbeat_timing)
-        self.tracker.budget.follow(self._membership.share)
+        self.tracker.budgets.follow(self._membership.share)
         self.local_key: LocalKey | None = None
         access = access or access_of(settings)
         self._makes_key = Part.API in parts and _makes_key(settings, access)

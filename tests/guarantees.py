@@ -274,6 +274,7 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "test_request_cannot_reach_another_clients_task",
             "test_helper_calls_hide_another_clients_objects",
             "test_forged_claim_gives_and_takes_no_voice",
+            "test_create_request_cannot_use_another_clients_objects",
             "test_client_gets_own_task_events_and_no_alarms",
         ),
         "7.2": (

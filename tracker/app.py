@@ -112,7 +112,7 @@ def discovery_of(tracker: Tracker) -> Discovery:
         tracker.poller,
         tracker.adoption,
         learner=tracker.learner,
-        budget=tracker.budget,
+        budgets=tracker.budgets,
         clock=tracker.clock,
     )
 
@@ -126,7 +126,7 @@ def reconciler_of(tracker: Tracker) -> Reconciler:
         submission=tracker.submission,
         discovery=discovery_of(tracker),
         learner=tracker.learner,
-        budget=tracker.budget,
+        budgets=tracker.budgets,
         rules=tracker.rules,
         clock=tracker.clock,
         monotonic=tracker.monotonic,

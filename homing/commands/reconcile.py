@@ -42,7 +42,7 @@ async def reconcile(settings: Settings, args: Namespace) -> int:
     try:
         with ServingLock(settings.database_file):
             async with joined(settings, parts={Part.LOOPS}) as (tracker, membership):
-                tracker.budget.follow(membership.share)
+                tracker.budgets.follow(membership.share)
                 return await _reconcile(tracker, args)
     except Held as held:
         raise Failed(

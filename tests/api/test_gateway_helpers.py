@@ -1,7 +1,7 @@
 """The gateway's helper calls over real HTTP: the sandbox's ledger shows each charge."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,8 +14,12 @@ from homing.sandbox import RunningSandbox
 from homing.sandbox.helpers import PRESET_VOICES, TTS_VOICES
 from tests.support.api_server import OPERATOR, OTHER, QUICK, STUDIO, Served, served
 from tests.support.conditions import until
+from tests.support.kling_examples import REQUESTS
 from tests.support.provider_proxy import Answer, Request, provider_proxy
+from tracker.errors import NotSent
 from tracker.model.helper_records import HelperState
+from tracker.model.provider_objects import Claim, ObjectRef, ObjectType
+from tracker.providers.base import Reply
 from tracker.providers.kling_helpers import GROUPS, HELPERS
 
 TTS, FACES, RECOGNIZE = "/v1/audio/tts", "/v1/videos/identify-face", "/v1/videos/image-recognize"
@@ -149,6 +153,36 @@ async def test_concurrent_repeats_are_one_call(homing: Served, kling_sandbox: Ru
 
     assert {reply.json()["data"]["task_id"] for reply in replies} == {replies[0].json()["data"]["task_id"]}
     assert charges(kling_sandbox) == [TTS]
+
+
+class Waiting:
+    """A sender whose calls wait until they are let go, and then were not sent."""
+
+    def __init__(self) -> None:
+        self.began, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def send(self, *_: object, **__: object) -> Reply:
+        self.began.set()
+        await self.gate.wait()
+        raise NotSent("the test ends")
+
+
+async def test_waiting_repeats_hold_their_bodies(
+    tmp_path: Path, kling_sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, speech = Waiting(), SPEECH | {"text": "a" * 900}
+    policy = replace(AMPLE, helper_capacity=2_500)
+    async with served(tmp_path, kling_sandbox, api_keys=KEYS, policy=policy) as homing:
+        monkeypatch.setattr(homing.tracker.helpers, "_transport", sender)
+        first = asyncio.create_task(homing.client.post(TTS, json=speech, headers=key("one")))
+        await sender.began.wait()
+
+        again = asyncio.create_task(homing.client.post(TTS, json=speech, headers=key("one")))
+        await asyncio.wait([again], timeout=20)
+        sender.gate.set()
+
+        assert (await again).status_code == 503
+        assert outcome(await first)[1] == 5001
 
 
 async def test_lost_answer_is_unknown_and_never_sent_again(
@@ -290,31 +324,80 @@ async def test_voice_belongs_to_its_client(homing: Served, kling_sandbox: Runnin
     assert outcome(gone) == (400, 1201, "Voice id not found")
 
 
-async def forge(homing: Served, voice_id: str) -> None:
-    """Let another client claim a voice by a callback that it sends to the URL of its own expected task."""
-    expect = {"provider": "kling", "kind": "general/custom-voices", "external_id": f"forged-{voice_id}"}
+async def forge(homing: Served, sandbox: RunningSandbox, voice_id: str) -> Sequence[Claim]:
+    """Let another client claim a voice by a callback for a running task of its own, and return the claims."""
+    async with httpx.AsyncClient(base_url=sandbox.base_url, headers=sandbox.headers, trust_env=False) as provider:
+        running = await done(provider, VOICES, VOICE)
+    expect = {"provider": "kling", "kind": "general/custom-voices"}
+    expected = (await homing.client.post("/v1/tasks/expect", json=expect, headers=THEIRS)).json()
+    attached = {"provider_task_id": running["task_id"]}
+    await homing.client.patch(f"/v1/tasks/{expected['task']['id']}", json=attached, headers=THEIRS)
+    forged = {
+        "task_id": running["task_id"],
+        "task_status": "succeed",
+        "task_result": {"voices": [{"voice_id": voice_id}]},
+    }
+    assert (await homing.client.post(expected["callback_url"], json=forged)).status_code == 200
+    return await homing.tracker.store.claims.claims("kling", "default", ObjectRef(ObjectType.VOICE, voice_id))
+
+
+async def test_forged_claim_gives_and_takes_no_voice(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
+    sandbox = kling_sandbox_factory(held=True)
+    async with served(tmp_path, sandbox, api_keys=KEYS, policy=AMPLE) as homing:
+        making = asyncio.create_task(voice(homing))
+        await until(lambda: sandbox.ledger["tasks"])
+        sandbox.finish(sandbox.ledger["tasks"][0]["id"])
+        ours = await making
+        claims = [await forge(homing, sandbox, ours), await forge(homing, sandbox, SPEECH["voice_id"])]
+        assert [claim.verified for claim in claims[0] if claim.client == OTHER.name] == [False]
+        assert [(claim.client, claim.verified) for claim in claims[1]] == [(OTHER.name, False)]
+
+        stolen = await homing.client.post("/v1/general/delete-voices", json={"voice_id": ours}, headers=THEIRS)
+        used = await homing.client.post(TTS, json=SPEECH | {"voice_id": ours}, headers=THEIRS)
+
+        assert outcome(stolen) == outcome(used) == (400, 1201, "Voice id not found")
+        # A preset voice, which no client has made, stays open to everybody.
+        await done(homing.client, TTS, SPEECH)
+        await done(homing.client, "/v1/general/delete-voices", {"voice_id": ours})
+
+
+async def test_create_request_cannot_use_another_clients_objects(homing: Served, kling_sandbox: RunningSandbox) -> None:
+    session = (await done(homing.client, FACES, VIDEO))["session_id"]
+    spoken = await voice(homing)
+    before = len(kling_sandbox.ledger["tasks"])
+    bodies = {
+        "videos/advanced-lip-sync": REQUESTS["videos/advanced-lip-sync"] | {"session_id": session},
+        "videos/text2video": REQUESTS["videos/text2video"] | {"voice_list": [{"voice_id": spoken}]},
+    }
+
+    for kind, body in bodies.items():
+        at_gateway = await homing.client.post(f"/v1/{kind}", json=body, headers=THEIRS)
+        wanted = {"provider": "kling", "kind": kind, "input": body}
+        at_tasks = await homing.client.post("/v1/tasks", json=wanted, headers=THEIRS)
+        assert outcome(at_gateway) in {(400, 1201, f"{name} id not found") for name in ("Session", "Voice")}
+        assert (at_tasks.status_code, at_tasks.json()["detail"]) == (400, at_gateway.json()["message"])
+    assert len(kling_sandbox.ledger["tasks"]) == before
+    for kind, body in bodies.items():
+        await done(homing.client, f"/v1/{kind}", body)
+    too_many = {"prompt": "a cat", "x": [{"voice_id": str(number)} for number in range(51)]}
+    refused = await homing.client.post("/v1/images/omni-image", json=too_many)
+    assert "more than 50" in refused.json()["message"]
+
+
+async def test_callback_about_an_unknown_task_makes_no_claim(homing: Served) -> None:
+    """No query could verify it, and a client can send as many as it likes."""
+    expect = {"provider": "kling", "kind": "general/custom-voices", "external_id": "mine"}
     expected = (await homing.client.post("/v1/tasks/expect", json=expect, headers=THEIRS)).json()
     forged = {
         "task_id": "made-up",
         "task_status": "succeed",
-        "task_info": {"external_task_id": expect["external_id"]},
-        "task_result": {"voices": [{"voice_id": voice_id}]},
+        "task_info": {"external_task_id": "mine"},
+        "task_result": {"voices": [{"voice_id": "845"}]},
     }
     assert (await homing.client.post(expected["callback_url"], json=forged)).status_code == 200
 
-
-async def test_forged_claim_gives_and_takes_no_voice(homing: Served) -> None:
-    ours = await voice(homing)
-    await forge(homing, ours)
-    await forge(homing, SPEECH["voice_id"])
-
-    stolen = await homing.client.post("/v1/general/delete-voices", json={"voice_id": ours}, headers=THEIRS)
-    used = await homing.client.post(TTS, json=SPEECH | {"voice_id": ours}, headers=THEIRS)
-
-    assert outcome(stolen) == outcome(used) == (400, 1201, "Voice id not found")
-    # A preset voice, which no client has made, stays open to everybody.
-    await done(homing.client, TTS, SPEECH)
-    await done(homing.client, "/v1/general/delete-voices", {"voice_id": ours})
+    assert (await homing.client.get("/v1/tasks/mine", headers=THEIRS)).json()["status"] == "succeeded"
+    assert await homing.tracker.store.claims.claims("kling", "default", ObjectRef(ObjectType.VOICE, "845")) == []
 
 
 async def test_task_adopted_after_retention_gives_no_voice(homing: Served, kling_sandbox: RunningSandbox) -> None:

@@ -152,7 +152,7 @@ class Process:
         relay = relay_of(tracker, self._sinks(tracker), timing=TIMING)
         expiry = Expiry(tracker.store, tracker.providers, tracker.feed, clock=clock)
         async with tracker, membership_of(tracker, clock) as membership:
-            tracker.budget.follow(membership.share)
+            tracker.budgets.follow(membership.share)
             await relay.open()
             async with looping((reconciler_of(tracker), relay, expiry)):
                 self.app = app

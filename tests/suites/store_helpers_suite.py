@@ -61,9 +61,9 @@ class StoreHelpers:
         await calls.end(ended(begun, state, body=b"{}", size=2, http_status=200, why="w"))
 
         [record] = await calls.page(client="local", state=state, before=None, limit=9)
-        assert (record.state, record.body, record.why) == (state, b"{}", "w")
-        kept = state in {HelperState.ANSWERED, HelperState.UNKNOWN}
-        assert (await calls.find("local", "k") is not None) is kept
+        assert (record.state, record.body, record.size, record.why) == (state, b"", 2, "w")
+        found = await calls.find("local", "k")
+        assert (found and found.body) == (b"{}" if state in {HelperState.ANSWERED, HelperState.UNKNOWN} else None)
 
     async def test_late_answer_replaces_unknown_only(self, store: Store) -> None:
         calls = store.helper_calls

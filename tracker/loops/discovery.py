@@ -12,7 +12,7 @@ from tracker.providers.base import Account, BadCredential, Busy, Found, KeyPair,
 from tracker.providers.masking import masked
 from tracker.rules.learning import Group
 from tracker.service.adoption import Adoption, TrackRequest
-from tracker.service.budget import Budget
+from tracker.service.budget import Budgets
 from tracker.service.learner import Learner
 from tracker.service.polling import Poll, Poller
 from tracker.storage.store import Store
@@ -69,7 +69,7 @@ class Discovery:
         adoption: Adoption,
         *,
         learner: Learner,
-        budget: Budget,
+        budgets: Budgets,
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
@@ -77,7 +77,7 @@ class Discovery:
         self._poller = poller
         self._adoption = adoption
         self._learner = learner
-        self._budget = budget
+        self._budgets = budgets
         self._clock = clock
 
     async def check(self, account: Account, orphan: Orphan) -> bool:
@@ -126,7 +126,7 @@ class Discovery:
         ``taken`` means that the first request was taken from the budget. ``checks`` is how many denials end the checks.
         """
         for name in kinds:
-            if not taken and not self._budget.take_for_orphan(self._clock()):
+            if not taken and not self._budgets.of(account.id).take_for_orphan(self._clock()):
                 break
             taken = False
             outcome = await self._poller.query(account, name, orphan.provider_task_id)

@@ -17,7 +17,7 @@ from tracker.providers.base import Account, Found, KeyPair, ListOutcome, Page, P
 from tracker.rules import list_reading
 from tracker.rules.list_reading import Reading
 from tracker.rules.outcomes import Rules
-from tracker.service.budget import Budget
+from tracker.service.budget import Budgets
 from tracker.service.polling import Poller
 from tracker.storage.due_task_store import Listed
 from tracker.storage.store import Store
@@ -62,7 +62,7 @@ class ListPolls:
         store: Store,
         accounts: Mapping[str, Account],
         poller: Poller,
-        budget: Budget,
+        budgets: Budgets,
         rules: Rules,
         clock: Callable[[], datetime],
         monotonic: Monotonic,
@@ -70,7 +70,7 @@ class ListPolls:
         self._store = store
         self._accounts = accounts
         self._poller = poller
-        self._budget = budget
+        self._budgets = budgets
         self._policy = rules.policy
         self._owner = rules.owner
         self._clock = clock
@@ -85,6 +85,10 @@ class ListPolls:
     def active(self) -> bool:
         """Whether a list is being read."""
         return bool(self._turns)
+
+    def reads(self, account: Account) -> bool:
+        """Return whether a list of the account is being read."""
+        return account.provider.name in self._turns
 
     async def next_page(
         self, *, lease: timedelta, paused_until: Callable[[Account, datetime], datetime | None]
@@ -103,9 +107,10 @@ class ListPolls:
                 if paused_until(turn.account, now) is not None:
                     del self._turns[name]
             turns = sorted(self._turns.values(), key=lambda turn: turn.last_at)
-            if not turns or self._budget.take_for_list(now) is not None:
-                return None
-            return await self._read(turns[0], lease)
+            for turn in turns:
+                if self._budgets.of(turn.account.id).take_for_list(now) is None:
+                    return await self._read(turn, lease)
+            return None
         finally:
             self._is_busy = False
 

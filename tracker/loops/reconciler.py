@@ -24,7 +24,7 @@ from tracker.rules import recovery, schedule
 from tracker.rules.outcomes import Rules
 from tracker.rules.recovery import Step
 from tracker.rules.submits import ORIGIN_SUBMIT
-from tracker.service.budget import Budget
+from tracker.service.budget import Budgets
 from tracker.service.learner import Learner
 from tracker.service.polling import BUSY_PAUSE, Poll, PollAnswer, Poller
 from tracker.service.repeat import Failures
@@ -79,7 +79,7 @@ class Reconciler:
         submission: Submission,
         discovery: Discovery,
         learner: Learner,
-        budget: Budget,
+        budgets: Budgets,
         rules: Rules,
         clock: Callable[[], datetime],
         monotonic: Monotonic,
@@ -90,7 +90,7 @@ class Reconciler:
         self._submission = submission
         self._discovery = discovery
         self._learner = learner
-        self._budget = budget
+        self._budgets = budgets
         self._policy = rules.policy
         self._owner = rules.owner
         self._clock = clock
@@ -99,7 +99,7 @@ class Reconciler:
             store=store,
             accounts=accounts,
             poller=poller,
-            budget=budget,
+            budgets=budgets,
             rules=rules,
             clock=clock,
             monotonic=monotonic,
@@ -144,14 +144,14 @@ class Reconciler:
         lease = policy.query * (2 * CLAIM / AT_ONCE) + policy.attempt + policy.lease_margin
         await self._bring_forward()
         now = self._clock()
-        checking = self._budget.has_for_orphan(now)
+        checking = self._budgets.has_for_orphan(now)
         if not await self._store.due_tasks.is_due(now, lease=lease, orphans=checking):
             # Acquiring leases writes. If nothing is due, that would delay batches many times a second.
             return counts
         await self._read_lists(counts, lease)
         due = await self._acquire(lease)
         counts.claimed += len(due)
-        if len(due) == CLAIM and self._budget.has(self._clock()):
+        if len(due) == CLAIM and self._budgets.has(self._clock()):
             self._more.set()
         grouped: dict[str, list[Task]] = defaultdict(list)
         for task in due:
@@ -169,7 +169,7 @@ class Reconciler:
         now, store = self._clock(), self._store.due_tasks
         if not self._lists.active:
             return await store.acquire(now=now, limit=CLAIM, owner=self._owner, lease=lease)
-        if not self._budget.has(now, beside_lists=True):
+        if not self._budgets.has(now, beside_lists=True):
             return []
         return await store.acquire_beside_lists(now=now, limit=CLAIM_BESIDE_LISTS, owner=self._owner, lease=lease)
 
@@ -297,13 +297,14 @@ class Reconciler:
                 counts.settled += 1
                 return
         # A lookup without a result is followed by a poll, so both count in the budget.
-        prove = prove and self._budget.take(self._clock()) is None
+        budget = self._budgets.of(account.id)
+        prove = prove and budget.take(self._clock()) is None
         counts.requests += 1
         poll = self._poller.prove_lookups if prove else self._poller.poll
         answer = await poll(task, account)
         counts.requests += answer.requests - 1
         if not prove:
-            self._budget.spend(answer.requests - 1)
+            budget.spend(answer.requests - 1)
         self._count(task, answer, counts)
         if answer.credential_refused:
             self._refused[account.id].add(task.id)
@@ -332,7 +333,7 @@ class Reconciler:
         now = self._clock()
         if (paused := self._paused_until(account, now)) is not None:
             return paused
-        wait = self._budget.take(now, beside_lists=self._lists.active)
+        wait = self._budgets.of(account.id).take(now, beside_lists=self._lists.reads(account))
         if wait is None:
             return None
         self._poller.watch.out_of_budget(account)
@@ -359,14 +360,13 @@ class Reconciler:
         now = self._clock()
         until = now + (KINDS_PER_CHECK + 2) * self._policy.query
         for orphan in await self._store.orphans.due(now=now, limit=AT_ONCE):
-            if not self._budget.has_for_orphan(now):
-                break
             account = self._accounts.get(orphan.provider)
             if account is None or self._paused_until(account, now) is not None:
                 continue
-            if await self._store.orphans.take(orphan.id, now=now, until=until):
-                if not self._budget.take_for_orphan(now):
-                    break
+            budget = self._budgets.of(account.id)
+            if not budget.has_for_orphan(now):
+                continue
+            if await self._store.orphans.take(orphan.id, now=now, until=until) and budget.take_for_orphan(now):
                 taken.append(orphan)
         return taken
 

@@ -4,7 +4,7 @@ Every poll and lookup takes from one bucket. All clients share a smaller bucket 
 reconciler and never take more than their share. Each client also has its own bucket.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -168,3 +168,29 @@ class Budget:
 
     def _rate_of_client(self) -> float:
         return min(self._client_per_minute * self._share(), self._rate_of_clients() * ONE_CLIENTS_SHARE)
+
+
+class Budgets:
+    """One budget for each account, so that the polls at one provider take nothing from those at another."""
+
+    def __init__(
+        self, account_ids: Iterable[str], per_minute: int, now: datetime, *, client_per_minute: int | None = None
+    ) -> None:
+        self._by_account = {one: Budget(per_minute, now, client_per_minute=client_per_minute) for one in account_ids}
+
+    def of(self, account_id: str) -> Budget:
+        """Return the budget of an account."""
+        return self._by_account[account_id]
+
+    def follow(self, share: Callable[[], float]) -> None:
+        """Use ``share`` as this process's part of all requests from now on. See ``Membership``."""
+        for budget in self._by_account.values():
+            budget.follow(share)
+
+    def has(self, now: datetime, *, beside_lists: bool = False) -> bool:
+        """Return whether the loops may take a request at any account now."""
+        return any(budget.has(now, beside_lists=beside_lists) for budget in self._by_account.values())
+
+    def has_for_orphan(self, now: datetime) -> bool:
+        """Return whether a request about an orphan may be taken at any account now."""
+        return any(budget.has_for_orphan(now) for budget in self._by_account.values())

@@ -13,7 +13,7 @@ from tracker.model.task import ClientIdentity, Task
 from tracker.providers.base import Account, Kind
 from tracker.rules.schedule import Policy
 from tracker.service.adoption import Adoption, TrackRequest
-from tracker.service.budget import Budget
+from tracker.service.budget import Budgets
 from tracker.service.polling import PollAnswer, Poller
 
 REMEMBERED: Final = 1_000
@@ -29,13 +29,13 @@ class ClientPolls:
         *,
         poller: Poller,
         adoption: Adoption,
-        budget: Budget,
+        budgets: Budgets,
         policy: Policy,
         clock: Callable[[], datetime],
     ) -> None:
         self._poller = poller
         self._adoption = adoption
-        self._budget = budget
+        self._budgets = budgets
         self._fresh = policy.fresh
         self._clock = clock
         self._asking: dict[str, asyncio.Task[PollAnswer]] = {}
@@ -48,7 +48,7 @@ class ClientPolls:
         if asking is None:
             if self._is_fresh(task):
                 return task, self._said.get(task.id, "polled a moment ago. This is the recorded result")
-            self._budget.take_for(client.name, self._clock())
+            self._budgets.of(account.id).take_for(client.name, self._clock())
             asking = asyncio.create_task(self._ask(client, task, account))
             self._asking[task.id] = asking
             asking.add_done_callback(partial(self._asked, task.id))
@@ -60,7 +60,7 @@ class ClientPolls:
         """Attach a provider ID and poll it. Raises TooMany or Overloaded before it changes anything."""
         if account.credential is not None:
             # The poll may query the external ID too.
-            self._budget.take_for(client.name, self._clock(), 1 + (task.sent_external_id is not None))
+            self._budgets.of(account.id).take_for(client.name, self._clock(), 1 + (task.sent_external_id is not None))
         return await self._adoption.attach(client, task, account, provider_task_id)
 
     async def adopt(self, request: TrackRequest, provider_task_id: str) -> Task:
@@ -68,7 +68,7 @@ class ClientPolls:
         known = await self._adoption.known(request, provider_task_id)
         if known is not None:
             return known
-        self._budget.take_for(request.client.name, self._clock())
+        self._budgets.of(request.account.id).take_for(request.client.name, self._clock())
         return await self._adoption.adopt(request, provider_task_id)
 
     async def fetch(self, client: ClientIdentity, account: Account, kind: Kind, ref: str) -> Task:
@@ -98,7 +98,7 @@ class ClientPolls:
                     unknown.append(ref)
                 else:
                     found[ref] = known
-        self._budget.take_for(client.name, self._clock(), len(unknown))
+        self._budgets.of(account.id).take_for(client.name, self._clock(), len(unknown))
         slots = asyncio.Semaphore(ASKED_AT_ONCE)
 
         async def one(ref: str) -> None:
@@ -123,7 +123,7 @@ class ClientPolls:
 
     async def _ask(self, client: ClientIdentity, task: Task, account: Account) -> PollAnswer:
         answer = await self._poller.poll(task, account)
-        self._budget.spend_for(client.name, answer.requests - 1)
+        self._budgets.of(account.id).spend_for(client.name, answer.requests - 1)
         self._said[task.id] = answer.why
         self._said.move_to_end(task.id)
         if len(self._said) > REMEMBERED:

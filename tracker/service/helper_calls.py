@@ -38,7 +38,7 @@ from tracker.providers.helper_calls import HelperAnswer, HelperOutcome, HelperRe
 from tracker.rules.outcomes import Rules
 from tracker.service import helper_outcomes as outcomes
 from tracker.service.account_watch import CREDENTIAL_REFUSED, AccountWatch
-from tracker.service.budget import Budget
+from tracker.service.budget import Budgets
 from tracker.service.object_owners import ObjectOwners
 from tracker.service.recorder import Recorder
 from tracker.storage.claim_store import MAX_CLAIMS
@@ -78,7 +78,7 @@ class HelperCalls:
         recorder: Recorder,
         transport: Sender,
         watch: AccountWatch,
-        budget: Budget,
+        budgets: Budgets,
         *,
         rules: Rules,
         clock: Callable[[], datetime],
@@ -88,12 +88,12 @@ class HelperCalls:
         self._recorder = recorder
         self._transport = transport
         self._watch = watch
-        self._budget = budget
+        self._budgets = budgets
         self._policy = policy = rules.policy
         self._owner = rules.owner
         self._clock = clock
         self.groups = groups
-        self._owners = ObjectOwners(store=store, transport=transport, budget=budget, policy=policy, clock=clock)
+        self.owners = ObjectOwners(store=store, transport=transport, budgets=budgets, policy=policy, clock=clock)
         self._slots = SharedCapacity(AT_ONCE, outcomes.FULL)
         self._bodies = SharedCapacity(policy.helper_capacity, outcomes.FULL)
         self._under_way: set[asyncio.Task[HelperAnswer]] = set()
@@ -117,7 +117,12 @@ class HelperCalls:
         if helper.scrubbed is not None and not order.client.sees_all:
             await self._check_account(order.account)
             return HelperAnswer(body=helper.scrubbed)
-        return await asyncio.shield(self._started(order))
+        task, is_new = self._started(order)
+        if is_new:
+            # It holds its own body until it ends.
+            return await asyncio.shield(task)
+        with self._bodies.holding(order.client.name, len(order.request.call.body)):
+            return await asyncio.shield(task)
 
     async def give_up_lost(self) -> int:
         """Mark calls whose answer is lost, also those of a process that has ended. Return how many there were."""
@@ -133,8 +138,8 @@ class HelperCalls:
         if self._under_way:
             await asyncio.wait(self._under_way)
 
-    def _started(self, order: HelperOrder) -> asyncio.Task[HelperAnswer]:
-        """Return the running call with the key of ``order``, or start a new one. Raises: Conflict."""
+    def _started(self, order: HelperOrder) -> tuple[asyncio.Task[HelperAnswer], bool]:
+        """Return the running call with the key of ``order``, or a new one, and whether it is new. Raises: Conflict."""
         name = None if order.idempotency_key is None else (order.client.name, order.idempotency_key)
         request = order.request
         if not request.helper.recorded:
@@ -142,7 +147,7 @@ class HelperCalls:
         if name is not None and (running := self._running.get(name)) is not None:
             if running[0] != request.request_hash:
                 raise Conflict(outcomes.KEY_USED)
-            return running[1]
+            return running[1], False
         work = self._recorded(order) if request.helper.recorded else self._unrecorded(order)
         task = asyncio.create_task(work, name="homing helper call")
         self._under_way.add(task)
@@ -158,7 +163,7 @@ class HelperCalls:
                 ended.exception()
 
         task.add_done_callback(done)
-        return task
+        return task, True
 
     async def _recorded(self, order: HelperOrder) -> HelperAnswer:
         key, records = order.idempotency_key, self._store.helper_calls
@@ -166,7 +171,7 @@ class HelperCalls:
             return await self._repeated(order, earlier)
         with self._holding(order):
             now = self._clock()
-            self._budget.take_for(order.client.name, now)
+            self._budgets.of(order.account.id).take_for(order.client.name, now)
             # This may query the provider and fail, so it comes before the record. Its result only counts after it.
             is_allowed = await self._uses_only_allowed(order)
             record, is_new = await records.begin(self._record_of(order, now))
@@ -182,10 +187,10 @@ class HelperCalls:
     async def _unrecorded(self, order: HelperOrder) -> HelperAnswer:
         helper, account = order.request.helper, order.account
         with self._holding(order):
-            self._budget.take_for(order.client.name, self._clock())
+            self._budgets.of(account.id).take_for(order.client.name, self._clock())
             if helper.needs is not None:
                 for named in order.request.objects:
-                    if not await self._owners.owns(order.client, account, named):
+                    if not await self.owners.owns(order.client, account, named):
                         raise NotFound(helper.not_found)
             outcome = await self._send(order)
             if isinstance(outcome, HelperAnswer):
@@ -316,7 +321,7 @@ class HelperCalls:
         if order.request.helper.uses is None:
             return True
         for named in order.request.objects:
-            if not await self._owners.may_use(order.client, order.account, named):
+            if not await self.owners.may_use(order.client, order.account, named):
                 return False
         return True
 

@@ -27,6 +27,7 @@ from tracker.rules.outcomes import Rules
 from tracker.rules.submits import ORIGIN_SUBMIT, RecordLate, RecordRefused
 from tracker.service.arguments import bounded, checked_metadata, distinct_tags
 from tracker.service.external_ids import ExternalIds
+from tracker.service.object_owners import ObjectOwners
 from tracker.service.recorder import Recorder
 from tracker.service.submission import RETRY_LATER, Submission, SubmitRequest
 from tracker.storage.store import Store
@@ -65,6 +66,7 @@ class Intake:
         store: Store,
         recorder: Recorder,
         submission: Submission,
+        owners: ObjectOwners,
         rules: Rules,
         clock: Callable[[], datetime],
         callbacks: bool,
@@ -76,6 +78,7 @@ class Intake:
         self._random_bytes = random_bytes
         self._external_ids = ExternalIds(store, random_bytes=random_bytes)
         self._submission = submission
+        self._owners = owners
         self._rules = rules
         self._clock = clock
         self._callbacks = callbacks
@@ -100,6 +103,7 @@ class Intake:
 
         Both steps continue if the caller stops waiting, because every recorded request is sent.
         """
+        await self._owners.check(request.client, request.account, request.order.body)
         task = self._row(request)
         client = _Client()
         accepting = asyncio.create_task(self._accept(request, task, client))

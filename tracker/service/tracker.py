@@ -24,7 +24,7 @@ from tracker.rules.outcomes import Rules
 from tracker.rules.schedule import Policy
 from tracker.service.adoption import Adoption, TrackRequest
 from tracker.service.arguments import account_named, kind_named
-from tracker.service.budget import Budget
+from tracker.service.budget import Budgets
 from tracker.service.callback_urls import CallbackUrls
 from tracker.service.client_polls import ClientPolls
 from tracker.service.creation import CreateRequest, Creation
@@ -123,17 +123,19 @@ class Tracker(TaskReads):
             monotonic=monotonic,
             random_bytes=random_bytes,
         )
-        self.budget = Budget(policy.budget, clock(), client_per_minute=policy.client_budget)
+        ids = [account.id for account in accounts.values()]
+        self.budgets = Budgets(ids, policy.budget, clock(), client_per_minute=policy.client_budget)
         self._client_polls = ClientPolls(
-            poller=self.poller, adoption=self.adoption, budget=self.budget, policy=policy, clock=clock
+            poller=self.poller, adoption=self.adoption, budgets=self.budgets, policy=policy, clock=clock
         )
         self.helpers = HelperCalls(
-            store, recorder, transport, self.watch, self.budget, rules=rules, clock=clock, groups=helper_groups
+            store, recorder, transport, self.watch, self.budgets, rules=rules, clock=clock, groups=helper_groups
         )
         self.intake = Intake(
             store=store,
             recorder=self._recorder,
             submission=self.submission,
+            owners=self.helpers.owners,
             rules=self.rules,
             clock=clock,
             callbacks=public_url is not None,

@@ -100,6 +100,9 @@ def of_tasks(dialect: str, tasks: Iterable[Task], before: Mapping[str, Task]) ->
 def _claims_of(task: Task, before: Task | None) -> Iterator[Claim]:
     known = before is not None and before.facts is task.facts and before.provider_task_id == task.provider_task_id
     fact = task.facts.get("assets")
+    if task.provider_task_id is None:
+        # Only a callback has named the objects, and no query can verify its claim.
+        return
     if known or task.status is not Status.SUCCEEDED or fact is None or not isinstance(fact.value, list):
         return
     for asset in fact.value[:MAX_CLAIMS]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, or_, select, update
+from sqlalchemy import ColumnElement, Connection, literal, or_, select, update
 
 from tracker.errors import StoreUnavailable
 from tracker.model.helper_records import HelperRecord, HelperState
@@ -87,14 +87,16 @@ class HelperStore(TableStore):
         before: int | None,
         limit: int,
     ) -> Sequence[HelperRecord]:
-        """Return the calls with a smaller ID than ``before``, newest first."""
+        """Return the calls with a smaller ID than ``before``, newest first, without their answers."""
         column = HELPER_CALLS.c
         wanted: list[ColumnElement[bool]] = [column.id < before] if before is not None else []
         if client is not None:
             wanted.append(column.client == client)
         if state is not None:
             wanted.append(column.state == state.value)
-        statement = select(HELPER_CALLS).where(*wanted).order_by(column.id.desc()).limit(limit)
+        # Nobody is shown the answers, and each may have 256 KiB.
+        columns = [each for each in column if each.name != "body"]
+        statement = select(*columns, literal(b"").label("body")).where(*wanted).order_by(column.id.desc()).limit(limit)
         return [_of(row) for row in connection.execute(statement).mappings()]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.builders import NOW
 from tracker.errors import HomingError, Overloaded, TooMany
-from tracker.service.budget import Budget
+from tracker.service.budget import Budget, Budgets
 
 MINUTE = timedelta(minutes=1)
 
@@ -19,6 +19,18 @@ def taken(budget: Budget, client: str, *, at: datetime = NOW) -> int:
         except HomingError:
             return count
     raise AssertionError("never refused")
+
+
+def test_polls_at_one_account_take_nothing_from_another() -> None:
+    budgets = Budgets(["kling/default", "replicate/default"], 120, NOW, client_per_minute=10)
+    budgets.follow(lambda: 0.5)
+    one, other = budgets.of("replicate/default"), budgets.of("kling/default")
+    while one.take(NOW) is None:
+        pass
+
+    assert (one.has(NOW), other.has(NOW), budgets.has(NOW), budgets.has_for_orphan(NOW)) == (False, True, True, True)
+    assert sum(other.take(NOW) is None for _ in range(100)) == 15
+    assert not budgets.has(NOW)
 
 
 def test_clients_keep_their_share_of_the_budget() -> None:
