@@ -238,6 +238,27 @@ async def test_reconciler_finds_a_lost_prediction_in_the_list(
     assert sandbox.ledger["prediction_requests"]["create"] == 2
 
 
+# A slow machine does not make a page of the list too old.
+STEADY = replace(SHORT, absence_gap=timedelta(minutes=1))
+
+
+async def test_lost_predictions_of_an_account_share_the_pages_of_its_list(
+    tmp_path: Path, kling_sandbox_factory: SandboxFactory
+) -> None:
+    sandbox = kling_sandbox_factory(faults={"submit_reply_lost": 1.0, "callback_lost": 1.0}, hang_for=0.1, held=True)
+    clock = Clock()
+    async with served(tmp_path, sandbox, policy=STEADY, loops=False, clock=clock) as homing:
+        tasks = [await created(homing) for _ in range(20)]
+        clock.ahead += timedelta(minutes=5)
+        counts = await homing.reconciler.run_once()
+        rows = [await homing.task(task_id) for task_id in tasks]
+
+    requests = sandbox.ledger["prediction_requests"]
+    assert [row.provider_task_id for row in rows] == [one["id"] for one in sandbox.predictions]
+    # The first search reads the page. Each of the others polls its task by the ID that the page shows.
+    assert (requests["create"], requests["list"], requests["single"], counts.requests) == (20, 1, 19, 20)
+
+
 async def test_search_of_the_list_ends_after_an_hour(tmp_path: Path, kling_sandbox_factory: SandboxFactory) -> None:
     """The request was lost on its way. The task waits for its deadline then, and is never sent again."""
     sandbox = kling_sandbox_factory(faults={"server_error": 1.0}, held=True)

@@ -28,7 +28,7 @@ from tracker.rules.polls import Failure, PollResult, RecordPoll
 from tracker.rules.recovery import Denial
 from tracker.service.account_watch import CREDENTIAL_REFUSED
 from tracker.service.callback_urls import CallbackUrls
-from tracker.service.list_search import is_searchable, next_search_at, search
+from tracker.service.list_search import ListSearch, is_searchable, next_search_at
 from tracker.service.lookups import Lookups, can_prove, lookup_seen, takes_external_id
 from tracker.service.provider_queries import ProviderQueries
 from tracker.service.recorder import Recorder
@@ -88,6 +88,7 @@ class Poller(ProviderQueries):
     ) -> None:
         super().__init__(store, recorder=recorder, transport=transport, time=rules.policy.query, clock=clock)
         self._urls = urls
+        self._list_search = ListSearch(self, urls, rules.policy, clock)
         self.clock_settings = ClockSettings(clock, monotonic)
         self._rules = rules
         self.lookups = Lookups(store=store, policy=rules.policy, clock=clock)
@@ -184,10 +185,9 @@ class Poller(ProviderQueries):
 
     async def _searched(self, poll: Poll) -> PollAnswer:
         """Search the provider's list for a submission with a lost reply."""
-        task, policy = poll.task, self._rules.policy
-        outcome, requests = await search(self, task, poll.account, policy)
+        outcome, requests = await self._list_search.search(poll.task, poll.account)
         if outcome is None:
-            again_at = next_search_at(task, poll.at, policy)
+            again_at = next_search_at(poll.task, poll.at, self._rules.policy)
             answer = await self._record_own(replace(poll, again_at=again_at), None)
         else:
             answer = await self.record(poll, outcome)
@@ -272,7 +272,7 @@ class Poller(ProviderQueries):
 
     def addressee(self, account: Account, found: Found) -> str | None:
         """Return the ID of Homing's task whose own callback URL the provider has for the task, or None."""
-        return self._urls.task_at(account.provider.name, found.callback_url) if found.callback_url else None
+        return self._urls.task_at(account.provider.name, found.callback_url)
 
     async def postpone(self, task: Task, account: Account, why: str, *, until: datetime) -> PollAnswer:
         """Release a claimed task without a poll."""
