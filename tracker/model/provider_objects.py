@@ -72,11 +72,18 @@ def objects_in(document: JsonValue, type_: ObjectType) -> list[ObjectRef]:
     return list(found)
 
 
-def only_own(reply: JsonObject, type_: ObjectType, owned: Collection[ObjectRef]) -> JsonObject:
-    """Return a list reply with the entries whose objects are all ``owned``. An entry without an object is left out."""
+def only_own(reply: JsonObject, type_: ObjectType, owned: Collection[ObjectRef]) -> JsonObject | None:
+    """Return a list reply with the entries whose objects are all ``owned``. An entry without an object is left out.
+
+    None if the reply has no list: then nothing shows whose objects it names.
+    """
     data = reply.get("data")
+    if data is None:
+        data = []
+    if not isinstance(data, list):
+        return None
     kept: list[JsonValue] = []
-    for entry in data if isinstance(data, list) else []:
+    for entry in data:
         named = objects_in(entry, type_)
         if named and all(each in owned for each in named):
             kept.append(entry)

@@ -32,7 +32,7 @@ from tracker.model.helper_records import HelperRecord, HelperState
 from tracker.model.provider_objects import Claim, objects_in, only_own
 from tracker.model.shared_capacity import SharedCapacity
 from tracker.model.task import Alarm, ClientIdentity, Trouble
-from tracker.model.untrusted import READ_IN_THREAD, read_object
+from tracker.model.untrusted import READ_IN_THREAD, JsonObject, read_object
 from tracker.providers.base import Account, BadCredential, Reply, Unknown
 from tracker.providers.helper_calls import HelperAnswer, HelperOutcome, HelperRequest
 from tracker.rules.outcomes import Rules
@@ -212,7 +212,10 @@ class HelperCalls:
         if helper.lists is not None and not order.client.sees_all:
             listed = objects_in(answer.body, helper.lists)
             owned = await self._store.claims.owned(account.provider.name, account.name, order.client.name, listed)
-            return replace(answer, body=only_own(answer.body, helper.lists, owned))
+            kept = only_own(answer.body, helper.lists, owned)
+            if kept is None:
+                raise ProviderUnavailable(outcomes.UNREADABLE, retry_after=outcomes.RETRY_LATER)
+            return replace(answer, body=kept)
         return answer
 
     async def _send(self, order: HelperOrder) -> HelperOutcome | NotSent:
@@ -236,8 +239,8 @@ class HelperCalls:
     async def _ended(self, order: HelperOrder, record: HelperRecord, outcome: HelperOutcome | NotSent) -> HelperAnswer:
         """Record the end of a call, then return its answer or raise its error."""
         if isinstance(outcome, HelperAnswer):
-            body = json.dumps(outcome.body, ensure_ascii=False, separators=(",", ":")).encode()
-            digest = hashlib.sha256(body).hexdigest()
+            # An answer may be megabytes long. Writing and hashing it must not delay callbacks.
+            body, digest = await asyncio.to_thread(_encoded, outcome.body)
             ended = msgspec.structs.replace(
                 record,
                 state=HelperState.ANSWERED,
@@ -362,3 +365,9 @@ class HelperCalls:
             )
             for made in objects_in(answer.body, helper.makes)[:MAX_CLAIMS]
         )
+
+
+def _encoded(answer: JsonObject) -> tuple[bytes, str]:
+    """Return the JSON of an answer and its SHA-256."""
+    body = json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+    return body, hashlib.sha256(body).hexdigest()

@@ -1,5 +1,6 @@
 """The objects that a document names."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,9 +36,14 @@ def test_own_list_names_only_owned_objects(entries: list[JsonValue], ids: set[st
 
     kept = only_own({"code": 0, "data": entries}, ObjectType.VOICE, owned)
 
+    assert kept is not None
     assert set(objects_in(kept, ObjectType.VOICE)) <= owned
     assert kept["code"] == 0
 
 
-def test_list_of_another_shape_shows_nothing() -> None:
-    assert only_own({"data": {"voice_id": "7"}}, ObjectType.VOICE, {VOICE})["data"] == []
+@pytest.mark.parametrize("data", [{"voice_id": "7"}, "7", {}])
+def test_reply_without_a_list_is_told_apart_from_an_empty_list(data: JsonValue) -> None:
+    assert only_own({"data": data}, ObjectType.VOICE, {VOICE}) is None
+    assert only_own({"data": []}, ObjectType.VOICE, {VOICE}) == {"data": []}
+    assert only_own({"data": None}, ObjectType.VOICE, {VOICE}) == {"data": []}
+    assert only_own({"code": 0}, ObjectType.VOICE, {VOICE}) == {"code": 0, "data": []}
