@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Final, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
-from receiver.providers import kling, replicate, verifiers
+from receiver.providers import verifiers
 from tracker.errors import SettingsError
 
 _COUNTS: Final = (
@@ -19,10 +19,7 @@ class CallbackSettings(Protocol):
     """The part of the process's settings that the receiver needs."""
 
     @property
-    def kling_webhook_secrets(self) -> tuple[str, ...]: ...
-
-    @property
-    def replicate_webhook_secrets(self) -> tuple[str, ...]: ...
+    def webhook_secrets(self) -> Mapping[str, tuple[str, ...]]: ...
 
     @property
     def public_url(self) -> str | None: ...
@@ -69,8 +66,4 @@ class ReceiverSettings:
     def from_settings(cls, settings: CallbackSettings) -> Self:
         """Create the receiver's settings from the settings of the process."""
         prefix = unquote(urlsplit(settings.public_url or "").path).rstrip("/")
-        secrets = {
-            kling.NAME: settings.kling_webhook_secrets,
-            replicate.NAME: settings.replicate_webhook_secrets,
-        }
-        return cls(webhook_secrets=secrets, prefix=prefix)
+        return cls(webhook_secrets=settings.webhook_secrets, prefix=prefix)

@@ -26,9 +26,8 @@ from tracker.model.published_secrets import REPLACE, is_published, url_secrets
 from tracker.model.sinks import SinkSpec
 from tracker.model.targets import PUBLIC_ONLY, Allowed
 from tracker.model.task import Trust
-from tracker.providers.kling import Kling
 from tracker.providers.kling_helpers import GROUPS
-from tracker.providers.replicate import Replicate
+from tracker.providers.registry import NAMES, PROVIDERS
 
 PREFIX: Final = "HOMING_"
 # The old names of settings. Homing no longer reads them.
@@ -43,8 +42,8 @@ MIB: Final = 1 << 20
 # The fields of Kling's credential, and of all credentials.
 KLING_CREDENTIAL: Final = ("kling_api_key", "kling_access_key", "kling_secret_key")
 CREDENTIALS: Final = (*KLING_CREDENTIAL, "replicate_api_key")
-BASE_URLS: Final = ("kling_base_url", "replicate_base_url")
-WEBHOOK_SECRETS: Final = ("kling_webhook_secrets", "replicate_webhook_secrets")
+BASE_URLS: Final = tuple(f"{name}_base_url" for name in NAMES)
+WEBHOOK_SECRETS: Final = tuple(f"{name}_webhook_secrets" for name in NAMES)
 # The variables that Kubernetes adds to a pod for a Service called homing, in addition to HOMING_PORT.
 SERVICE_LINK: Final = re.compile(r"SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?")
 
@@ -124,13 +123,17 @@ class Settings(BaseModel):
     event_source: Annotated[str, _written(syntax.source)] | None = None
 
     @property
+    def webhook_secrets(self) -> Mapping[str, tuple[str, ...]]:
+        """The secrets that sign the callbacks of each provider."""
+        return {name: getattr(self, field) for name, field in zip(NAMES, WEBHOOK_SECRETS, strict=True)}
+
+    @property
     def thresholds(self) -> Mapping[str, Trust]:
         """The lowest trust level that may make a status final without a poll, for each provider.
 
         The secrets of one provider do not change the default of another.
         """
-        secrets = {Kling.name: self.kling_webhook_secrets, Replicate.name: self.replicate_webhook_secrets}
-        defaults = {name: Trust.SIGNED if given else Trust.TOKEN for name, given in secrets.items()}
+        defaults = {name: Trust.SIGNED if given else Trust.TOKEN for name, given in self.webhook_secrets.items()}
         chosen = self.min_final_trust
         return {name: default if chosen is None else chosen for name, default in defaults.items()}
 
@@ -184,7 +187,7 @@ class Settings(BaseModel):
             raise InvalidSetting(
                 f"HOMING_KLING_{there}_KEY is set alone. Set HOMING_KLING_{missing}_KEY too", *KLING_CREDENTIAL
             )
-        known = Kling.kinds.keys() | Replicate.kinds.keys()
+        known = {kind for provider in PROVIDERS for kind in provider.kinds}
         if not self.deadlines.keys() <= known:
             raise InvalidSetting(
                 f"HOMING_DEADLINES: a kind is unknown. Choose from {', '.join(sorted(known))}", "deadlines"
@@ -218,9 +221,8 @@ class Settings(BaseModel):
         yield "CALLBACK_SECRETS", (secret.decode("utf-8", "replace") for secret in self.callback_secrets)
         yield "KLING_API_KEY", (self.kling_api_key or "",)
         yield "KLING_SECRET_KEY", (self.kling_secret_key or "",)
-        yield "KLING_WEBHOOK_SECRETS", self.kling_webhook_secrets
         yield "REPLICATE_API_KEY", (self.replicate_api_key or "",)
-        yield "REPLICATE_WEBHOOK_SECRETS", self.replicate_webhook_secrets
+        yield from zip((field.upper() for field in WEBHOOK_SECRETS), self.webhook_secrets.values(), strict=True)
         yield "SINK_SECRETS", (secret for secrets in self.sink_secrets.values() for secret in secrets)
         yield "SINKS", (secret for spec in self.sinks for secret in url_secrets(spec.target))
         yield "DATABASE_URL", url_secrets(self.database_url)

@@ -17,6 +17,7 @@ from tracker.errors import Unreadable
 from tracker.model.task import SETTLED, Status
 from tracker.model.untrusted import JsonObject, JsonValue, read_object
 from tracker.providers.kling_kinds import KINDS
+from tracker.providers.registry import NAMES
 
 KLING: Final = "kling"
 OMNI_IMAGE: Final = "images/omni-image"
@@ -39,7 +40,7 @@ ONE_IMAGE: Final = ("images/generations", "images/editing/expand", "videos/image
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
     submit = data_command(commands, "submit", run_submit, "Submit a task and track it.", loops=True, creates=always)
-    submit.add_argument("--provider", default=KLING, help="kling or replicate (default %(default)s)")
+    submit.add_argument("--provider", default=KLING, help=f"{' or '.join(NAMES)} (default %(default)s)")
     submit.add_argument("--kind", help=f"the kind of task (kling: default {OMNI_IMAGE}; replicate: predictions)")
     submit.add_argument(
         "--input", metavar="JSON", help="the provider's own request body: JSON, @FILE or - for standard input"
@@ -143,6 +144,7 @@ def _create_request(args: Namespace) -> JsonObject:
         if args.provider != KLING:
             raise Usage(f"the kind is missing. Pass --kind KIND, a kind of task of {args.provider}")
         args.kind = OMNI_IMAGE
+    _refuse_options_of_kling(args)
     body, wanted = _announced(args), _input(args)
     for name, field in NAMED_AT_GATEWAY.items():
         given = wanted.pop(field, None)
@@ -158,6 +160,14 @@ def _create_request(args: Namespace) -> JsonObject:
     if (args.provider, args.kind) == (KLING, OMNI_IMAGE) and not wanted.get("prompt"):
         raise Usage("the prompt is missing. Pass --prompt TEXT, or an --input that has a prompt")
     return body | {"input": wanted}
+
+
+def _refuse_options_of_kling(args: Namespace) -> None:
+    """Refuse the options that have the names of Kling's fields, for another provider."""
+    given = [f"--{name.replace('_', '-')}" for name in (*FIELDS, "image") if getattr(args, name) not in (None, [])]
+    if given and args.provider in NAMES and args.provider != KLING:
+        verb = "is" if len(given) == 1 else "are"
+        raise Usage(f"{' and '.join(given)} {verb} only for kling. Write the fields of {args.provider} into --input")
 
 
 def _has_model_in_path(kind: str) -> bool:

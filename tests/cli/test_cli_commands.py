@@ -129,6 +129,15 @@ def test_any_kind_is_submitted_and_found_by_metadata(shell: Shell) -> None:
     assert "kling-3.0" in shown
 
 
+@pytest.mark.parametrize("options", [("--prompt", "a cat", "--image", "https://x.example/1.png"), ("--n", "2")])
+def test_options_of_kling_are_refused_for_another_provider(shell: Shell, options: tuple[str, ...]) -> None:
+    refused = shell.run("submit", "--provider", "replicate", "--kind", "predictions", *options)
+
+    assert refused.status == 2
+    assert f"{' and '.join(options[::2])} {'are' if len(options) > 2 else 'is'} only for kling" in refused.err
+    assert "Write the fields of replicate into --input" in refused.err
+
+
 def test_expected_task_has_metadata(shell: Shell) -> None:
     shell.run("expect", "kling", "images/omni-image", "--external-id", "mine", "--metadata", "order=17")
 
