@@ -17,7 +17,6 @@ from tracker.errors import Unreadable
 from tracker.model.task import SETTLED, Status
 from tracker.model.untrusted import JsonObject, JsonValue, read_object
 from tracker.providers.kling_kinds import KINDS
-from tracker.providers.registry import NAMES
 
 KLING: Final = "kling"
 OMNI_IMAGE: Final = "images/omni-image"
@@ -40,7 +39,7 @@ ONE_IMAGE: Final = ("images/generations", "images/editing/expand", "videos/image
 def add(commands: Commands) -> None:
     """Declare the commands of this file."""
     submit = data_command(commands, "submit", run_submit, "Submit a task and track it.", loops=True, creates=always)
-    submit.add_argument("--provider", default=KLING, help=f"{' or '.join(NAMES)} (default %(default)s)")
+    submit.add_argument("--provider", default=KLING, help="kling or replicate (default %(default)s)")
     submit.add_argument("--kind", help=f"the kind of task (kling: default {OMNI_IMAGE}; replicate: predictions)")
     submit.add_argument(
         "--input", metavar="JSON", help="the provider's own request body: JSON, @FILE or - for standard input"
@@ -164,6 +163,8 @@ def _create_request(args: Namespace) -> JsonObject:
 
 def _refuse_options_of_kling(args: Namespace) -> None:
     """Refuse the options that have the names of Kling's fields, for another provider."""
+    from tracker.providers.registry import NAMES  # noqa: PLC0415 - it takes long to import
+
     given = [f"--{name.replace('_', '-')}" for name in (*FIELDS, "image") if getattr(args, name) not in (None, [])]
     if given and args.provider in NAMES and args.provider != KLING:
         verb = "is" if len(given) == 1 else "are"

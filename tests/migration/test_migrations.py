@@ -1,6 +1,8 @@
 """The migrations make exactly the tables that the code uses, and a released one is never changed."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 
 from tests.migration import first_schema
 from tests.support.builders import a_task, writing
+from tests.support.databases import sqlite_url
 from tests.support.postgres import Postgres
 from tracker.errors import StoreUnavailable
 from tracker.storage import migrate, schema_revision, tables
@@ -133,6 +136,23 @@ async def test_store_open_migrates_empty_and_keeps_full_database(tmp_path: Path)
             await store.apply([writing(a_task())])
         assert await store.tasks.get(a_task().id) == a_task()
         await store.close()
+
+
+def test_newest_file_is_opened_without_importing_alembic(tmp_path: Path) -> None:
+    """Alembic takes longer to import than a short command may take."""
+    opened = (
+        "import asyncio, sys\n"
+        "from tracker.storage.store import Store\n"
+        "async def main():\n"
+        f"    store = Store({sqlite_url(tmp_path)!r})\n"
+        "    await store.open()\n"
+        "    await store.close()\n"
+        "asyncio.run(main())\n"
+        "print('alembic' in sys.modules)\n"
+    )
+    ran = subprocess.run((sys.executable, "-c", opened), capture_output=True, text=True, timeout=100, check=True)
+
+    assert ran.stdout == "False\n"
 
 
 async def test_first_release_file_is_migrated_with_its_data(tmp_path: Path) -> None:

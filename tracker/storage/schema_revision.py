@@ -36,6 +36,11 @@ def check(connection: Connection) -> None:
     raise StoreUnavailable(f"the database has the schema {found}, this version needs {needed}. {MIGRATE}")
 
 
+def is_newest(connection: Connection) -> bool:
+    """Return whether the schema is the one that this version needs, in Homing's own table."""
+    return revision_in(connection, VERSION_TABLE) == known_revisions()[-1]
+
+
 def revision(connection: Connection) -> str | None:
     """Return the revision of the schema, or None if Homing has no tables."""
     found = revision_in(connection, VERSION_TABLE)

@@ -101,12 +101,7 @@ class Store:
 
         Raises StoreUnavailable, after closing everything again.
         """
-        if self.shared:
-            await self._open(schema_revision.check)
-            return
-        from tracker.storage import migrate  # noqa: PLC0415 - it needs Alembic, which takes long to import
-
-        await self._open(migrate.upgrade)
+        await self._open(schema_revision.check if self.shared else _migrate_if_older)
 
     async def open_read_only(self) -> None:
         """Connect for reading: without the serving lock, and without migrations. Nothing can be written.
@@ -122,7 +117,7 @@ class Store:
 
     async def migrate(self) -> "Upgrade":
         """Migrate the schema of any database, return the two revisions, and close."""
-        from tracker.storage import migrate  # noqa: PLC0415 - as above
+        from tracker.storage import migrate  # noqa: PLC0415 - it needs Alembic, which takes long to import
 
         done = await self._open(partial(migrate.upgrade, schema=self._database.schema))
         await self.close()
@@ -185,3 +180,11 @@ class Store:
         Running counts, orphans and alarms belong to no client, so only the whole store has them.
         """
         return await self._database.read(statistics.stats, client=client, now=now)
+
+
+def _migrate_if_older(connection: Connection) -> None:
+    """Run the missing migrations. Alembic is only imported if there is one, because that takes long."""
+    if not schema_revision.is_newest(connection):
+        from tracker.storage import migrate  # noqa: PLC0415
+
+        migrate.upgrade(connection)
