@@ -5,6 +5,7 @@ nightly` tries new ones, and ten times as many.
 """
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
@@ -60,7 +61,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _one_context() -> Iterator[None]:
     """Let all HTTP clients share what they trust: reading the usual authorities takes longer than most tests."""
-    usual, make = certifi.where(), ssl.create_default_context
+    make = ssl.create_default_context
+    # What httpx reads: the variable of the environment, else the file of certifi.
+    usual = os.environ.get("SSL_CERT_FILE") or certifi.where()
     shared = make(cafile=usual)
 
     def context(*purpose: ssl.Purpose, cafile: str | None = None, **options: Any) -> ssl.SSLContext:
