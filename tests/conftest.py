@@ -23,6 +23,7 @@ from tests.support.databases import sqlite_url
 from tests.support.examples import USUAL
 from tests.support.postgres import Postgres, running
 from tests.support.relay_harness import RelayHarness, relay_harness
+from tests.support.shared_statements import shared_statements
 from tests.support.signals import restore_defaults_for_children
 from tracker.delivery.timing import RELAY_TIMING
 from tracker.storage.store import Store
@@ -71,6 +72,12 @@ def _one_context() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", context)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_statement_cache() -> Iterator[None]:
+    with shared_statements():
         yield
 
 

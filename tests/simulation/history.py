@@ -25,6 +25,7 @@ from tests.simulation.oracle_events import Violation
 from tests.simulation.sinks import SINKS
 from tests.simulation.world import Plan, World
 from tests.support.databases import sqlite_url
+from tests.support.shared_statements import shared_statements
 
 FAULTS: Final = (
     *("slow reply", "connection refused", "busy", "create refused", "created late", "never created, no reply"),
@@ -82,7 +83,7 @@ def plan_for(seed: int) -> Plan:
 
 def run_history(plan: Plan) -> Ended:
     """Run one history to its end and judge it."""
-    with _no_collection():
+    with _no_collection(), shared_statements():
         return _run(plan)
 
 
