@@ -78,8 +78,8 @@ def matches_filter(task: Task, criteria: TaskFilter) -> bool:
     )
 
 
-async def walked(store: Store, task_filter: TaskFilter, *, limit: int) -> list[str]:
-    """Follow the pages to the end."""
+async def walked(store: Store, task_filter: TaskFilter, *, limit: int, full: bool = True) -> list[str]:
+    """Follow the pages to the end. All except the last are ``full``."""
     shown: list[str] = []
     cursor: str | None = None
     while True:
@@ -88,7 +88,7 @@ async def walked(store: Store, task_filter: TaskFilter, *, limit: int) -> list[s
         cursor = page.next_cursor
         if cursor is None:
             return shown
-        assert len(page.tasks) == limit
+        assert len(page.tasks) == limit or not full
 
 
 class StorePages:
@@ -217,6 +217,44 @@ class StorePages:
             page = await store.task_pages.page(task_filter, limit=9, cursor=None)
             assert page.tasks == ()
         assert reads[0] <= 4
+
+    async def test_search_for_labels_that_never_meet_ends_and_goes_on(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A page reads a bounded number of tasks. Its cursor leads to the rest, so nothing is skipped."""
+        monkeypatch.setattr("tracker.storage.task_page_store.FEW", 5)
+        monkeypatch.setattr("tracker.storage.task_page_store.MOST_STEPS", 4)
+        both = {10, 61}
+        tasks = [
+            a_task(n, client="studio", **{name: "red" for name in ("model",) if n in both or n % 2})
+            for n in range(1, 100)
+        ]
+        tasks = [replace(task, tags=("red",)) if n in both or n % 2 == 0 else task for n, task in enumerate(tasks, 1)]
+        await store.apply([writing(task) for task in tasks])
+        for task_filter in (TaskFilter(model="red", tag="red"), TaskFilter(client="studio", model="red", tag="red")):
+            found, sizes, cursor = [], [], None
+            while True:
+                page = await store.task_pages.page(task_filter, limit=9, cursor=cursor)
+                found += [task.id for task in page.tasks]
+                sizes.append(len(page.tasks))
+                if (cursor := page.next_cursor) is None:
+                    break
+            assert found == [a_task(n).id for n in sorted(both, reverse=True)], task_filter
+            assert 0 in sizes
+            assert len(sizes) > 2
+            numbered = await store.task_pages.numbered_page(task_filter, offset=0, limit=9)
+            assert [task.id for task in numbered] == found
+
+    async def test_filters_match_a_full_scan_in_short_steps(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tracker.storage.task_page_store.FEW", 2)
+        monkeypatch.setattr("tracker.storage.task_page_store.MOST_STEPS", 2)
+        tasks = [varied(number) for number in range(1, 25)]
+        await store.apply([writing(task) for task in tasks])
+        for task_filter in narrowed(tasks):
+            expected = [task.id for task in reversed(tasks) if matches_filter(task, task_filter)]
+            assert await walked(store, task_filter, limit=3, full=False) == expected, task_filter
 
     async def test_time_filter_is_exact_to_the_microsecond(self, store: Store) -> None:
         first, second = (a_task(n, created_at=NOW + n * timedelta(microseconds=1)) for n in (1, 2))

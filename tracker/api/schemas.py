@@ -173,7 +173,7 @@ class TaskShown(Shown):
 
 
 class TaskPageShown(Shown):
-    """Tasks, newest first."""
+    """Tasks, newest first. Only ``next_cursor: null`` ends the list. A page may have fewer tasks than ``limit``."""
 
     tasks: list[TaskShown]
     next_cursor: str | None

@@ -9,7 +9,7 @@ The model, the tag and the metadata of a task are its *labels*. Each label has a
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache, partial
 from itertools import cycle
@@ -34,6 +34,8 @@ LEAST: Final = bytes(10)
 MILLISECOND: Final = timedelta(milliseconds=1)
 # The number of tasks that one step of a search reads. If not more pass the filter, their labels are compared at once.
 FEW: Final = 500
+# A page ends after so many steps, even if it is not full. So no filter reads all tasks in one transaction.
+MOST_STEPS: Final = 40
 
 Values = tuple[str, ...]
 # The columns and the number of the ranges, and whether they are limited to a time.
@@ -41,6 +43,14 @@ Shape = tuple[Values, int, bool]
 # Return the next IDs before one, and find the tasks among some IDs.
 Read = Callable[[str], Sequence[str]]
 Matching = Callable[[Sequence[str]], Select[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a search has found: all matching tasks down to the ID ``last``, or all if ``last`` is None."""
+
+    found: list[Task]
+    last: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,45 +78,59 @@ class TaskPageStore(TableStore):
 
     @read_transaction
     def page(self, connection: Connection, wanted: TaskFilter, *, limit: int, cursor: str | None) -> TaskPage:
-        """Return one page. The cursor is the last ID of the previous page."""
-        found = _find(connection, wanted, limit=limit + 1, before=cursor)
-        shown = found[:limit]
-        return TaskPage(tasks=tuple(shown), next_cursor=shown[-1].id if len(found) > limit else None)
+        """Return one page. The cursor is the last ID that the previous page searched.
+
+        A page of a filter with labels may have fewer tasks than ``limit``, and still a next page.
+        """
+        part = _find(connection, wanted, limit=limit + 1, before=cursor, bounded=True)
+        shown = part.found[:limit]
+        further = shown[-1].id if len(part.found) > limit else part.last
+        return TaskPage(tasks=tuple(shown), next_cursor=further)
 
     @read_transaction
     def numbered_page(self, connection: Connection, wanted: TaskFilter, *, offset: int, limit: int) -> Sequence[Task]:
         """Return ``limit`` tasks after the first ``offset``, for the list in the provider's format."""
-        return _find(connection, wanted, limit=limit, offset=offset)
+        return _find(connection, wanted, limit=limit, offset=offset).found
 
 
 def _find(
-    connection: Connection, wanted: TaskFilter, *, limit: int, before: str | None = None, offset: int = 0
-) -> list[Task]:
-    """Return at most ``limit`` tasks below the ID ``before``, after skipping ``offset``."""
+    connection: Connection,
+    wanted: TaskFilter,
+    *,
+    limit: int,
+    before: str | None = None,
+    offset: int = 0,
+    bounded: bool = False,
+) -> Part:
+    """Return at most ``limit`` tasks below the ID ``before``, after skipping ``offset``.
+
+    A ``bounded`` search may return fewer, and the ID down to which it searched.
+    """
     columns, ranges = _ranges(connection, wanted)
     if not ranges:
-        return []
+        return Part([])
     timed = wanted.created_after is not None or wanted.created_before is not None
     shape = (columns, len(ranges), timed)
     values = _window(wanted, before) | _named(columns, ranges)
     labels = _labels(wanted)
     if not labels:
-        part = {"most": limit + offset, "skipped": offset, "limit": limit}
-        return _tasks(connection, _page(*shape), values | part)
+        bounds = {"most": limit + offset, "skipped": offset, "limit": limit}
+        return Part(_tasks(connection, _page(*shape), values | bounds))
     if columns:
         few = connection.execute(_newest(*shape).limit(FEW + 1), values | {"most": FEW + 1}).scalars().all()
         if len(few) <= FEW:
-            return _tasks(connection, _labeled(few, labels).limit(limit).offset(offset))
-    return _search(connection, wanted, shape, values, limit + offset)[offset:]
+            return Part(_tasks(connection, _labeled(few, labels).limit(limit).offset(offset)))
+    part = _search(connection, wanted, shape, values, limit + offset, bounded=bounded)
+    return replace(part, found=part.found[offset:])
 
 
 def _search(
-    connection: Connection, wanted: TaskFilter, shape: Shape, window: Mapping[str, Any], most: int
-) -> list[Task]:
+    connection: Connection, wanted: TaskFilter, shape: Shape, window: Mapping[str, Any], most: int, *, bounded: bool
+) -> Part:
     """Search two sets of tasks in turn: those with one of the labels, and those that pass the rest of the filter.
 
     The search ends as soon as one of them has the page. So a client with few tasks of its own never waits for a search
-    through the many tasks of others that have the same label.
+    through the many tasks of others that have the same label. A ``bounded`` search ends after some steps.
     """
     labels, conditions = _rarest_first(connection, _labels(wanted), window), _conditions(wanted)
     label, *others = labels
@@ -122,23 +146,31 @@ def _search(
     ways = [_walk(connection, with_label, partial(_labeled, labels=others, conditions=conditions), some, most, window)]
     if shape[0]:
         ways.append(_walk(connection, in_ranges, partial(_labeled, labels=labels), FEW, most, window))
-    return next(found for found in map(next, cycle(ways)) if found is not None)
+    parts: list[Part] = []
+    for part in map(next, cycle(ways)):
+        if part.last is None:
+            return part
+        parts.append(part)
+        if bounded and len(parts) >= MOST_STEPS:
+            # The one that came furthest.
+            return min(parts[-len(ways) :], key=lambda each: each.last or START)
+    raise AssertionError("a search has an end")
 
 
 def _walk(
     connection: Connection, read: Read, matching: Matching, some: int, most: int, window: Mapping[str, Any]
-) -> Iterator[list[Task] | None]:
-    """Search a set of tasks, newest first. Each step reads ``some`` IDs. The last yields at most ``most`` tasks."""
+) -> Iterator[Part]:
+    """Search a set of tasks, newest first. Each step reads ``some`` IDs. Find at most ``most`` tasks."""
     found: list[Task] = []
     last = window["last"]
     while True:
         ids = read(last)
         found += _tasks(connection, matching(ids).limit(most - len(found)))
         if len(found) >= most or len(ids) < some:
-            yield found
+            yield Part(found)
             return
         last = ids[-1]
-        yield None
+        yield Part(found, last)
 
 
 def _rarest_first(connection: Connection, labels: Sequence[Label], window: Mapping[str, Any]) -> Sequence[Label]:
