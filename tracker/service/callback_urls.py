@@ -55,9 +55,9 @@ class CallbackUrls:
         """Return the task ID of a valid token, or None."""
         return callback_tokens.check(token, self._secrets, provider=provider)
 
-    def task_at(self, provider: str, url: str | None) -> str | None:
+    def task_at(self, provider: str, url: str) -> str | None:
         """Return the task ID of a task callback URL, below whatever public URL, or None."""
-        _, found, token = (url or "").rpartition(f"/callbacks/{provider}/")
+        _, found, token = url.rpartition(f"/callbacks/{provider}/")
         return self.task_of(provider, token) if found else None
 
     async def shared_url(self, provider: str, token: str) -> SharedCallbackUrl | None:

@@ -6,8 +6,8 @@ Only an entry with the task's own callback URL is the task. One with equal input
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from tracker.model.task import Task
@@ -23,6 +23,7 @@ SEARCHED_FOR: Final = timedelta(hours=1)
 MOST_PAGES: Final = 3
 # The next search comes after this part of the task's age.
 AGE_SHARE: Final = 0.25
+LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
 
 def is_searchable(task: Task, account: Account, now: datetime, policy: Policy) -> bool:
@@ -47,22 +48,22 @@ def next_search_at(task: Task, now: datetime, policy: Policy) -> datetime:
 class Listing:
     """The newest entries of a list, as far as they were read. ``at`` is when the last page came.
 
-    ``found`` has the entries with a callback URL of Homing, by the ID of the task whose URL it is.
+    ``urls`` are the entries with a callback URL of Homing: for a task's ID, the provider ID and that URL.
     """
 
-    found: dict[str, Found] = field(default_factory=dict)
-    oldest_at: datetime | None = None
+    at: datetime
+    urls: dict[str, tuple[str, str]] = field(default_factory=dict)
+    oldest_at: datetime = LATEST
     cursor: str | None = None
     pages: int = 0
     failed: bool = False
-    at: datetime
 
     def is_enough(self, task: Task, policy: Policy) -> bool:
-        """Return whether reading on does not help: the list, its pages or its failure ended the reading."""
+        """Return whether reading on does not help: the task is found, or the reading has ended."""
         if self.pages == 0:
             return False
-        reached = self.oldest_at is not None and self.oldest_at < task.created_at - policy.adopt_window
-        return task.id in self.found or reached or self.failed or self.cursor is None or self.pages >= MOST_PAGES
+        is_past = self.oldest_at < task.created_at - policy.adopt_window
+        return task.id in self.urls or is_past or self.failed or self.cursor is None or self.pages >= MOST_PAGES
 
 
 class ListSearch:
@@ -81,36 +82,40 @@ class ListSearch:
     async def search(self, task: Task, account: Account) -> tuple[Found | Busy | BadCredential | None, int]:
         """Search for a task. Return it, or the answer that prevented that, or None, and the number of requests.
 
-        An entry from a page that was read for another task may be old, so Homing queries that task again.
+        The list only gives the ID. Its page may have been read for another task before, so a query has the state.
         """
         key = (account.id, task.kind)
+        requests = 0
         async with self._locks[key]:
             listing = self._listings.get(key)
             if listing is None or not timedelta() <= self._clock() - listing.at < self._policy.absence_gap:
                 listing = self._listings[key] = Listing(at=self._clock())
-            requests = 0
             while not listing.is_enough(task, self._policy):
                 requests += 1
                 outcome = await self._queries.list_page(account, task.kind, listing.cursor)
-                if not self._add(listing, account, outcome):
-                    return (outcome if isinstance(outcome, Busy | BadCredential) else None), requests
-        found = listing.found.get(task.id)
-        if found is None or requests:
-            return found, requests
-        answer = await self._queries.query(account, task.kind, found.report.provider_task_id or "")
-        return (answer if isinstance(answer, Found | Busy | BadCredential) else None), 1
+                self._add(listing, account, outcome)
+                if isinstance(outcome, Busy | BadCredential):
+                    return outcome, requests
+        if task.id not in listing.urls:
+            return None, requests
+        provider_task_id, url = listing.urls[task.id]
+        answer = await self._queries.query(account, task.kind, provider_task_id)
+        if isinstance(answer, Found):
+            # The list has shown whose task it is, even if this answer does not repeat it.
+            return replace(answer, callback_url=url), requests + 1
+        return (answer if isinstance(answer, Busy | BadCredential) else None), requests + 1
 
-    def _add(self, listing: Listing, account: Account, outcome: ListOutcome) -> bool:
-        """Add a page to the listing. Return whether it is one."""
+    def _add(self, listing: Listing, account: Account, outcome: ListOutcome) -> None:
+        """Add a page to the listing, or note that it failed."""
         listing.at = self._clock()
         listing.pages += 1
         if not isinstance(outcome, Page):
             listing.failed = True
-            return False
+            return
         for found in outcome.found:
-            if (task_id := self._urls.task_at(account.provider.name, found.callback_url)) is not None:
-                listing.found.setdefault(task_id, found)
-        times = [found.report.created_at for found in outcome.found if found.report.created_at is not None]
-        listing.oldest_at = min([*times, *([listing.oldest_at] if listing.oldest_at else [])], default=None)
+            provider_task_id, url = found.report.provider_task_id, found.callback_url
+            task_id = self._urls.task_at(account.provider.name, url)
+            if task_id is not None and provider_task_id is not None:
+                listing.urls.setdefault(task_id, (provider_task_id, url))
+            listing.oldest_at = min(listing.oldest_at, found.report.created_at or LATEST)
         listing.cursor = outcome.next
-        return True
