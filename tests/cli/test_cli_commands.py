@@ -134,8 +134,7 @@ def test_options_of_kling_are_refused_for_another_provider(shell: Shell, options
     refused = shell.run("submit", "--provider", "replicate", "--kind", "predictions", *options)
 
     assert refused.status == 2
-    assert f"{' and '.join(options[::2])} {'are' if len(options) > 2 else 'is'} only for kling" in refused.err
-    assert "Write the fields of replicate into --input" in refused.err
+    assert f"only kling has {', '.join(options[::2])}. Write the fields of replicate into --input" in refused.err
 
 
 def test_expected_task_has_metadata(shell: Shell) -> None:

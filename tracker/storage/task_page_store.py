@@ -8,11 +8,12 @@ Only that index returns it without sorting, so a planner chooses it for any stat
 The model, the tag and the metadata of a task are its *labels*. Each label has an index in the order of the task IDs.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache, partial
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Select, Text, bindparam, select, tuple_, union_all
@@ -146,15 +147,13 @@ def _search(
     ways = [_walk(connection, with_label, partial(_labeled, labels=others, conditions=conditions), some, most, window)]
     if shape[0]:
         ways.append(_walk(connection, in_ranges, partial(_labeled, labels=labels), FEW, most, window))
-    parts: list[Part] = []
-    for part in map(next, cycle(ways)):
+    latest: deque[Part] = deque(maxlen=len(ways))
+    for part in islice(map(next, cycle(ways)), MOST_STEPS if bounded else None):
         if part.last is None:
             return part
-        parts.append(part)
-        if bounded and len(parts) >= MOST_STEPS:
-            # The one that came furthest.
-            return min(parts[-len(ways) :], key=lambda each: each.last or START)
-    raise AssertionError("a search has an end")
+        latest.append(part)
+    # Only a bounded search ends here. Return the part that came furthest.
+    return min(latest, key=lambda each: each.last or START)
 
 
 def _walk(
